@@ -1,0 +1,65 @@
+"""grpo-bench: which online-RL method buys the most reward for a diffusion or flow model, per unit of cost.
+
+The names below are the public API: all that a method or reward plugin may import. They load on first use, so that
+`grpo-bench --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from grpo_bench.errors import UserError
+    from grpo_bench.forest.forest import Forest, branching, chains, trunk
+    from grpo_bench.forest.rollout import Credit, Rollout, back_up, leaf_credit, zscore
+    from grpo_bench.forest.schedule import Schedule
+    from grpo_bench.method import EdgeBatch, Method, MethodConfig
+    from grpo_bench.reward import Reward, RewardConfig
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "UserError": "errors",
+    "Forest": "forest.forest",
+    "branching": "forest.forest",
+    "chains": "forest.forest",
+    "trunk": "forest.forest",
+    "Credit": "forest.rollout",
+    "Rollout": "forest.rollout",
+    "back_up": "forest.rollout",
+    "leaf_credit": "forest.rollout",
+    "zscore": "forest.rollout",
+    "Schedule": "forest.schedule",
+    "EdgeBatch": "method",
+    "Method": "method",
+    "MethodConfig": "method",
+    "Reward": "reward",
+    "RewardConfig": "reward",
+}
+
+__all__ = [
+    "Credit",
+    "EdgeBatch",
+    "Forest",
+    "Method",
+    "MethodConfig",
+    "Reward",
+    "RewardConfig",
+    "Rollout",
+    "Schedule",
+    "UserError",
+    "__version__",
+    "back_up",
+    "branching",
+    "chains",
+    "leaf_credit",
+    "trunk",
+    "zscore",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'grpo_bench' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"grpo_bench.{_HOMES[name]}"), name)

@@ -1,0 +1,1 @@
+"""The forest: one plain-data picture of every method's rollout (numpy only)."""

@@ -1,0 +1,133 @@
+"""What a realised forest tells a method (rewards, log-probs), what the method answers (credit), and the shared arithmetic.
+
+Shapes: N nodes, L leaves, P prompts. All numpy, float64: credit is small and exact, and needs no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from grpo_bench.forest.forest import Forest
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One iteration's outcome: the forest, each reward's scores of the leaves, and the behaviour log-probs.
+
+    `rewards` maps a reward's name to its raw scores (L, P); `logp_NP` is the log-prob of each trained edge under
+    the policy that sampled it, named by the node it leads to, and zero elsewhere.
+    """
+
+    forest: Forest
+    rewards: Mapping[str, Floats]
+    logp_NP: Floats
+    reward_weights: Mapping[str, float] = field(default_factory=dict)
+    combine: Literal["zscore", "raw"] = "zscore"
+
+    def combined(self, advantage: Callable[[Floats], Floats]) -> Floats:
+        """`advantage` of the combined reward.
+
+        `combine = "zscore"`: the advantage of each reward by itself, then the weighted sum (TreeGRPO's rule: rewards
+        of different scales do not drown each other). `"raw"`: the advantage of the weighted sum (Flow-GRPO's rule).
+        """
+        weight = {name: self.reward_weights.get(name, 1.0) for name in self.rewards}
+        if self.combine == "raw":
+            return advantage(sum((weight[name] * score for name, score in self.rewards.items()), start=np.float64(0)))
+        parts = [weight[name] * advantage(score) for name, score in self.rewards.items()]
+        return np.sum(parts, axis=0, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Credit:
+    """A method's answer, per node (an edge is named by the node it leads to) and prompt.
+
+    `advantage_NP` any float; `group_NP` the group in which advantages must sum to zero, -1 where none is declared;
+    `keep_NP` which trained edges get a gradient (None: all of them). It may only narrow the plan.
+    """
+
+    advantage_NP: Floats
+    group_NP: Ints
+    keep_NP: Bools | None = None
+
+
+def zscore(
+    reward_LP: Floats,
+    group_L: Ints | None = None,
+    *,
+    std: Literal["group", "global"] = "group",
+    ddof: int = 0,
+    eps: float = 0.0,
+) -> Floats:
+    """(r - mean) / max(std, 1e-6) inside each group of a prompt's leaves; zero where all rewards of a group are equal.
+
+    Args:
+        reward_LP: rewards, leaves x prompts.
+        group_L: the group of each leaf (None: all leaves of a prompt are one group).
+        std: "group" divides by the group's own std, "global" by the std over the whole batch (Flow-GRPO's setting,
+            which does not amplify prompts whose rewards hardly differ).
+        ddof: 0 for the population std, 1 for the unbiased one (DanceGRPO, BranchGRPO).
+        eps: a paper's additive constant in the denominator (Flow-GRPO 1e-4, TreeGRPO 1e-8).
+    """
+    reward_LP = np.asarray(reward_LP, dtype=np.float64)
+    group_L = np.zeros(len(reward_LP), np.int64) if group_L is None else group_L
+    advantage_LP = np.zeros_like(reward_LP)
+    whole = reward_LP.std(ddof=ddof) if reward_LP.size > ddof else 0.0
+    for group in np.unique(group_L):
+        member_L = group_L == group
+        reward_GP = reward_LP[member_L]
+        if len(reward_GP) <= ddof:
+            continue
+        scale = reward_GP.std(axis=0, ddof=ddof) if std == "group" else np.full(reward_GP.shape[1], whole)
+        centred = (reward_GP - reward_GP.mean(axis=0)) / (np.maximum(scale, 1e-6) + eps)
+        flat = reward_GP.max(axis=0) == reward_GP.min(axis=0)
+        advantage_LP[member_L] = np.where(flat, 0.0, centred)
+    return advantage_LP
+
+
+def back_up(forest: Forest, leaf_LP: Floats, weight_NP: Floats | None = None) -> Floats:
+    """Leaf values carried to every node: the mean of its children's, from the deepest level to the roots, (N, P).
+
+    `weight_NP` replaces the plain mean by weights, which must sum to one over the children of each node
+    (TreeGRPO's softmax backup).
+    """
+    value_NP = np.zeros((forest.nodes, leaf_LP.shape[1]))
+    value_NP[forest.leaves_L] = leaf_LP
+    if weight_NP is None:
+        children_N = np.bincount(forest.parent_N[forest.parent_N >= 0], minlength=forest.nodes)
+        share_N = np.where(forest.parent_N >= 0, 1.0 / np.maximum(children_N[forest.parent_N], 1), 0.0)
+        weight_NP = np.broadcast_to(share_N[:, None], value_NP.shape)
+    for depth in range(forest.steps, 0, -1):
+        child_D = np.flatnonzero(forest.depth_N == depth)
+        np.add.at(value_NP, forest.parent_N[child_D], weight_NP[child_D] * value_NP[child_D])
+    return value_NP
+
+
+def by_depth(forest: Forest, prompts: int) -> Ints:
+    """Group ids (N, P) that put all edges into one depth together; -1 at the roots, which no edge leads to."""
+    group_N = np.where(forest.depth_N > 0, forest.depth_N, -1).astype(np.int64)
+    return np.repeat(group_N[:, None], prompts, axis=1)
+
+
+def leaf_credit(
+    rollout: Rollout, *, std: Literal["group", "global"] = "group", ddof: int = 0, eps: float = 0.0
+) -> Credit:
+    """The usual credit: z-score the leaves of a prompt, give every edge the mean of its descendants' scores.
+
+    On a chain that is the leaf's own z-score on every edge (DanceGRPO, Flow-GRPO, MixGRPO); on a tree it is
+    TreeGRPO's backup. Edges of one depth sum to zero where every node of that depth has as many leaves.
+    """
+
+    def advantage(reward_LP: Floats) -> Floats:
+        return back_up(rollout.forest, zscore(reward_LP, std=std, ddof=ddof, eps=eps))
+
+    advantage_NP = rollout.combined(advantage)
+    return Credit(advantage_NP, by_depth(rollout.forest, advantage_NP.shape[1]))

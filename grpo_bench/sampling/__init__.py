@@ -1,0 +1,1 @@
+"""Sigma grids, transition kernels and the engine that grows a forest."""

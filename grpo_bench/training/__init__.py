@@ -1,0 +1,1 @@
+"""The objective, the loop and its checkpoints."""

@@ -1,0 +1,69 @@
+"""MixGRPO (arXiv 2507.21802, section 3): SDE inside a sliding window of steps, ODE outside, only the window is trained.
+
+Also Flow-GRPO-Fast: a short window at a random early step. Where the released code lets the window shrink at the end and
+crash (window end past the last step), the window here is clamped so that it keeps its length and never holds the last step.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from grpo_bench import Credit, Forest, Method, MethodConfig, Rollout, Schedule, UserError, chains, leaf_credit
+
+
+class MixConfig(MethodConfig):
+    """Settings of MixGRPO."""
+
+    group: int = Field(24, ge=2)
+    """Chains (images) a prompt; a group of one would have no baseline to compare with."""
+    window: int = Field(3, ge=1)
+    """Stochastic, trained steps."""
+    schedule: Literal["progressive", "random", "fixed"] = "progressive"
+    """How the window's start moves: `stride` steps every `tau` iterations, uniformly at random, or not at all."""
+    window_start: int = Field(0, ge=0)
+    """First step of the window (`fixed`), or where `progressive` and `random` begin."""
+    window_stop: int | None = Field(None, ge=1)
+    """`random` only: windows end at or before this step (Flow-GRPO-Fast: 5); default: wherever they fit."""
+    stride: int = Field(1, ge=1)
+    """Steps that a progressive window moves at a time."""
+    tau: int = Field(25, ge=1)
+    """Iterations that a progressive window stays in one place."""
+    shared_noise: bool = True
+    """One initial noise a prompt, so that the ODE prefix before the window is computed once."""
+
+
+class MixGRPO(Method[MixConfig]):
+    """MixGRPO: SDE and training inside a sliding window of steps, ODE outside (Flow-GRPO-Fast too)."""
+
+    name = "mix"
+    paper = "2507.21802"
+    Config = MixConfig
+
+    def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
+        """G chains, stochastic on the window of this iteration."""
+        start = self._start(iteration, rng, schedule.steps)
+        stochastic_T = np.zeros(schedule.steps, dtype=bool)
+        stochastic_T[start : start + self.config.window] = True
+        return chains(schedule.sigmas, self.config.group, stochastic_T, shared_noise=self.config.shared_noise)
+
+    def credit(self, rollout: Rollout) -> Credit:
+        """The leaf's z-score on every edge of its chain."""
+        return leaf_credit(rollout, std=self.config.std, eps=self.config.std_eps)
+
+    def _start(self, iteration: int, rng: np.random.Generator, steps: int) -> int:
+        cfg = self.config
+        # The last step is never stochastic, so a window must end before it.
+        latest = (steps - 1 if cfg.window_stop is None else min(cfg.window_stop, steps - 1)) - cfg.window
+        if latest < cfg.window_start:
+            raise UserError(
+                f"method.window = {cfg.window} from step {cfg.window_start} does not fit before the last of {steps} "
+                f"steps; make the window shorter or raise sampling.steps"
+            )
+        if cfg.schedule == "fixed":
+            return cfg.window_start
+        if cfg.schedule == "random":
+            return int(rng.integers(cfg.window_start, latest + 1))
+        return min(cfg.window_start + cfg.stride * (iteration // cfg.tau), latest)

@@ -1,0 +1,1 @@
+"""Suites and recipes, as TOML package data."""
