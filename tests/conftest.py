@@ -1,0 +1,28 @@
+"""Settings that must be in place before anything is imported, and isolation of every test from the user's results."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Tiny tensors are slower on several threads than on one. An offline hub fails at once instead of after 20 s of retries.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["TQDM_DISABLE"] = "1"
+
+import pytest
+from hypothesis import settings
+
+# A shared machine makes single examples slow, and a test run must give the same answer twice.
+settings.register_profile("repository", deadline=None, derandomize=True, database=None)
+settings.load_profile("repository")
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A results folder of the test's own, which the command line finds through the environment."""
+    folder = tmp_path / "results"
+    monkeypatch.setenv("GRPO_BENCH_RESULTS", str(folder))
+    return folder
