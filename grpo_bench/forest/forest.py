@@ -241,7 +241,7 @@ def chains(
     """
     grid = check_sigmas(sigmas)
     steps = grid.size - 1
-    stochastic_T = _step_mask(stochastic, steps, "stochastic", train_last=train_last)
+    stochastic_T = _mask(stochastic, (steps,), "stochastic", train_last=train_last)
     _at_least_one(group, "group")
     if shared_noise and group > 1 and not stochastic_T.any():
         raise UserError(f"{group} chains that share their noise need a stochastic step, got none: they would be equal")
@@ -249,13 +249,11 @@ def chains(
     if shared_noise and stochastic_T.any():
         noisy_T[np.argmax(stochastic_T)] = group
     parent_N, depth_N, stochastic_N = _grow(1 if shared_noise else group, noisy_T, ~stochastic_T)
-    if trained is None or np.ndim(trained) == 1:
-        trained_GT = np.tile(
-            stochastic_T if trained is None else _step_mask(trained, steps, "trained", train_last=train_last),
-            (group, 1),
-        )
+    if trained is None:
+        trained_GT = np.broadcast_to(stochastic_T, (group, steps))
     else:
-        trained_GT = _chain_mask(trained, group, steps, train_last=train_last)
+        shape = (steps,) if np.ndim(trained) == 1 else (group, steps)
+        trained_GT = np.broadcast_to(_mask(trained, shape, "trained", train_last=train_last), (group, steps))
     trained_N = np.zeros(parent_N.size, dtype=np.bool_)
     for depth in range(1, steps + 1):
         at_depth = depth_N == depth
@@ -285,8 +283,8 @@ def branching(
     """
     grid = check_sigmas(sigmas)
     steps = grid.size - 1
-    stochastic_T = _step_mask(stochastic, steps, "stochastic", train_last=train_last)
-    trained_T = stochastic_T if trained is None else _step_mask(trained, steps, "trained", train_last=train_last)
+    stochastic_T = _mask(stochastic, (steps,), "stochastic", train_last=train_last)
+    trained_T = stochastic_T if trained is None else _mask(trained, (steps,), "trained", train_last=train_last)
     _at_least_one(roots, "roots")
     _check_splits(splits, stochastic_T)
     noisy_T = stochastic_T.astype(np.int64)
@@ -339,23 +337,13 @@ def _grow(roots: int, noisy_T: Ints, plain_T: Bools, *, children_branch: bool = 
     return np.concatenate(parents), depth_N, np.concatenate(stochastics)
 
 
-def _step_mask(mask: ArrayLike, steps: int, name: str, *, train_last: bool) -> Bools:
-    mask_T = np.array(mask)
-    if mask_T.shape != (steps,) or mask_T.dtype != np.bool_:
-        raise UserError(f"{name} holds a bool a step, got {mask_T.dtype} of shape {mask_T.shape}: give {steps} bools")
-    mask_T[-1] &= train_last
-    return mask_T
-
-
-def _chain_mask(mask: ArrayLike, group: int, steps: int, *, train_last: bool) -> Bools:
-    mask_GT = np.array(mask)
-    if mask_GT.shape != (group, steps) or mask_GT.dtype != np.bool_:
-        raise UserError(
-            f"trained holds a bool a chain and step, got {mask_GT.dtype} of shape {mask_GT.shape}: "
-            f"give ({group}, {steps}) bools"
-        )
-    mask_GT[:, -1] &= train_last
-    return mask_GT
+def _mask(values: ArrayLike, shape: tuple[int, ...], name: str, *, train_last: bool) -> Bools:
+    """A copy of a mask over steps (its last axis), False on the last step unless `train_last`."""
+    mask = np.array(values)
+    if mask.shape != shape or mask.dtype != np.bool_:
+        raise UserError(f"{name} holds a bool a step, got {mask.dtype} of shape {mask.shape}: give bools of {shape}")
+    mask[..., -1] &= train_last
+    return mask
 
 
 def _check_splits(splits: Mapping[int, int], allowed_T: Bools) -> None:

@@ -84,7 +84,8 @@ def make_schedule(sigmas: ArrayLike, kernel: str, noise: float | None = None, tr
     rule = KERNELS[kernel]
     level = rule.noise if noise is None else float(noise)
     if not (math.isfinite(level) and 0.0 <= level <= rule.most):
-        allowed = f"between 0 and {rule.most:g}" if math.isfinite(rule.most) else "finite and at least 0"
+        bounded = f"between 0 and {rule.most:g}" if rule.most else "0"
+        allowed = bounded if math.isfinite(rule.most) else "finite and at least 0"
         raise UserError(f"noise of kernel {kernel} must be {allowed}, got {level}: its paper uses {rule.noise:g}")
     grid = check_sigmas(sigmas)
     x_T, v_T, std_T = rule.coefficients(grid, level)
