@@ -137,8 +137,8 @@ class Ledger:
         """Synchronise after a failure; a device that cannot any more must not hide the error that broke it."""
         try:
             self._synchronize()
-        except Exception:  # noqa: BLE001 - the block's own exception is the one to report
-            return
+        except Exception:
+            return  # the block's own exception is the one to report
 
     def evaluations(self, role: Role) -> int:
         """Network evaluations charged to a role so far."""
@@ -211,10 +211,10 @@ class Ledger:
     def state_dict(self) -> dict[str, JsonValue]:
         """Everything needed to go on counting after a resume, as JSON; an open phase is not in it yet."""
         return {
-            "nfe": dict(self._nfe),
-            "counters": dict(self._counters),
+            "nfe": {role: self._nfe[role] for role in ROLES},
+            "counters": {name: self._counters[name] for name in COUNTERS},
             "reward_calls": dict(self._reward_calls),
-            "seconds": dict(self._seconds),
+            "seconds": {phase: self._seconds[phase] for phase in PHASES},
             "peak_memory_bytes": self._peak_memory_bytes,
         }
 

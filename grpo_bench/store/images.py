@@ -1,0 +1,103 @@
+"""Evaluation images as 8-bit PNG contact sheets: exact, viewable, few files.
+
+`images/<name>/index.json` says how to cut the sheets `000.png`, `001.png`, ... back into images; one row of a sheet is
+usually one prompt.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from typing import TYPE_CHECKING
+
+from grpo_bench.errors import UserError
+from grpo_bench.store.atomic import remove_folder, write_bytes, write_folder, write_text
+from grpo_bench.store.names import check_name, clean_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+SHEET_PIXELS = 16_000_000
+"""A sheet takes no further row beyond this, so that viewers open it and 1024-pixel images fit in memory."""
+
+
+def save_images(folder: Path, name: str, images_BHWC: NDArray[np.uint8], columns: int) -> Path:
+    """Store images losslessly under `folder/name`, `columns` a row; an older set of that name is replaced.
+
+    Args:
+        images_BHWC: uint8 RGB, at least one.
+
+    Raises:
+        UserError: for a bad name or a full disk.
+        ValueError: for another shape or dtype.
+    """
+    if images_BHWC.ndim != 4 or images_BHWC.shape[-1] != 3 or images_BHWC.dtype != "uint8" or not images_BHWC.size:
+        raise ValueError(f"images must be uint8 (B, H, W, 3), got {images_BHWC.dtype} {images_BHWC.shape}.")
+    if columns < 1:
+        raise ValueError(f"a sheet has at least one column, got {columns}.")
+    target = folder / check_name(name, "image set")
+    if target.exists():
+        remove_folder(target)
+    write_folder(target, lambda temporary: _write_sheets(temporary, images_BHWC, columns), "images")
+    return target
+
+
+def _write_sheets(folder: Path, images_BHWC: NDArray[np.uint8], columns: int) -> None:
+    count, height, width, _ = images_BHWC.shape
+    rows = max(1, SHEET_PIXELS // (columns * height * width))
+    index = {"count": count, "height": height, "width": width, "columns": columns, "rows": rows}
+    write_text(folder / "index.json", json.dumps(index), "images")
+    for sheet, first in enumerate(range(0, count, rows * columns)):
+        png = encode_png(contact_sheet(images_BHWC[first : first + rows * columns], columns))
+        write_bytes(folder / f"{sheet:03d}.png", png, "images")
+
+
+def load_images(path: Path) -> NDArray[np.uint8]:
+    """The images stored at `path` (what `save_images` returned), uint8 (B, H, W, 3), bit for bit.
+
+    Raises:
+        UserError: when the set is missing or damaged.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        index = json.loads((path / "index.json").read_text(encoding="utf-8"))
+        count, height, width, columns, rows = (int(index[k]) for k in ("count", "height", "width", "columns", "rows"))
+        tiles = []
+        for sheet in range(math.ceil(count / (rows * columns))):
+            with Image.open(path / f"{sheet:03d}.png") as image:
+                pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
+            grid = pixels.reshape(-1, height, columns, width, 3).swapaxes(1, 2)
+            tiles.append(grid.reshape(-1, height, width, 3))
+        images: NDArray[np.uint8] = np.concatenate(tiles)[:count]
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
+        raise UserError(f"The images in {path} are missing or damaged ({clean_text(str(error), 100)}).") from error
+    if len(images) != count:
+        raise UserError(f"The images in {path} are damaged: {len(images)} of {count} are there.")
+    return images
+
+
+def contact_sheet(images_BHWC: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+    """Images side by side, `columns` a row, uint8 (rows * H, columns * W, 3); what is left of the last row is black."""
+    import numpy as np
+
+    count, height, width, channels = images_BHWC.shape
+    rows = math.ceil(count / columns)
+    padded = np.zeros((rows * columns, height, width, channels), np.uint8)
+    padded[:count] = images_BHWC
+    grid = padded.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, channels)
+
+
+def encode_png(pixels_HWC: NDArray[np.uint8]) -> bytes:
+    """One uint8 RGB picture as PNG; compressed lightly, because evaluation waits for it."""
+    from PIL import Image
+
+    sink = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(sink, format="PNG", compress_level=1)
+    return sink.getvalue()

@@ -1,0 +1,55 @@
+"""Read every run of a folder of results as one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from grpo_bench.errors import UserError
+from grpo_bench.store.run import RunStore, run_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from grpo_bench.store.record import RunRecord
+
+RUN_COLUMNS = (
+    "run", "status", "reason", "method", "recipe", "reward", "workload", "seed", "protocol", "tier", "timed",
+    "gold_is_proxy", "rules_version", "numerics_version", "device",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What a folder of results holds."""
+
+    records: tuple[RunRecord, ...]
+    """Every readable run, also one that ended before its first point: it must be counted and shown."""
+    points: pd.DataFrame
+    """Their points, each row with its run's columns (RUN_COLUMNS) before it."""
+    skipped: tuple[str, ...]
+    """One sentence for each folder that is no whole run."""
+
+
+def read_runs(results: Path) -> Runs:
+    """Read all runs in `results`, sorted by id; a damaged one is skipped, with the reason, and hides no other."""
+    import pandas as pd
+
+    records: list[RunRecord] = []
+    frames: list[pd.DataFrame] = []
+    skipped: list[str] = []
+    for name in run_names(results):
+        store = RunStore(results / name)
+        try:
+            record, points = store.record, store.points()
+        except UserError as error:
+            skipped.append(str(error))
+            continue
+        records.append(record)
+        if len(points):
+            columns = {column: [getattr(record, column)] * len(points) for column in RUN_COLUMNS}
+            frames.append(pd.concat([pd.DataFrame(columns, index=points.index), points], axis=1))
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(RUN_COLUMNS))
+    return Runs(tuple(records), table, tuple(skipped))

@@ -1,0 +1,249 @@
+"""`RunStore`: the folder of one run, its only output."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_bench.errors import UserError, nearest
+from grpo_bench.store import images, points
+from grpo_bench.store.atomic import remove_folder, remove_leftovers, saving, write_bytes, write_folder, write_text
+from grpo_bench.store.checkpoints import Checkpoint, CheckpointStore
+from grpo_bench.store.names import check_name, clean_text
+from grpo_bench.store.record import RunRecord, read_record
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+CONFIG, RECORD, POINTS = "config.toml", "run.json", "points.parquet"
+
+
+class RunStore:
+    """Write and read one run's folder.
+
+    Every file in it is replaced in one step, so that a reader needs no lock; whoever writes holds `lock()`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoints = CheckpointStore(folder / "checkpoint")
+        self._rows: list[dict[str, points.Value]] | None = None
+
+    @classmethod
+    def create(cls, results: Path, run_id: str, config_toml: str, record: RunRecord) -> RunStore:
+        """Make the folder `results/run_id` with config.toml and run.json in it, all in one step.
+
+        Raises:
+            UserError: for a bad name, when the run exists already, or when the disk refuses.
+        """
+        folder = results / check_name(run_id, "run")
+        if folder.exists():
+            raise UserError(f"The run {run_id} exists already in {results}: use --resume {run_id}, or --again.")
+
+        def build(temporary: Path) -> None:
+            write_text(temporary / CONFIG, config_toml, "the run's config")
+            write_text(temporary / RECORD, record.model_dump_json(indent=2), "the run's record")
+
+        write_folder(folder, build, "the run's folder")
+        return cls(folder)
+
+    @classmethod
+    def open(cls, run: str | Path, results: Path) -> RunStore:
+        """Find a run by its folder's path or by its id in `results`.
+
+        Raises:
+            UserError: when there is none (offering the nearest id), or its folder is half deleted.
+        """
+        for folder in (Path(run), results / run):
+            if _is_folder(folder) and (folder.resolve() != results.resolve()):
+                read_record(folder / RECORD)
+                return cls(folder.resolve())
+        known = run_names(results)
+        raise UserError(f"There is no run {clean_text(str(run), 80)!r} in {results}: {nearest(str(run), known)}")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for writing; a killed holder's lock is free at once, and its temporary files are removed.
+
+        Raises:
+            UserError: when another process holds it, naming that process.
+        """
+        from filelock import FileLock, Timeout
+
+        lock, holder = FileLock(self.folder / "run.lock"), self.folder / "holder.json"
+        with saving("the run's lock", self.folder):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(
+                    f"The run {self.folder.name} is being written by {_holder(holder)}: wait for it, or stop it first."
+                ) from None
+        try:
+            for folder in (self.folder, self.images, self.checkpoints.folder):
+                remove_leftovers(folder)
+            write_text(holder, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), "the run's lock")
+            yield
+        finally:
+            with suppress(OSError):
+                holder.unlink()
+            lock.release()
+
+    def discard(self) -> None:
+        """Delete the run; raises UserError while another process writes it."""
+        with self.lock():
+            pass
+        remove_folder(self.folder)
+
+    @property
+    def run_log(self) -> Path:
+        """The log of everything that wrote this run, appended to."""
+        return self.folder / "run.log"
+
+    @property
+    def images(self) -> Path:
+        """The folder of the evaluation images."""
+        return self.folder / "images"
+
+    @property
+    def record(self) -> RunRecord:
+        """run.json as it stands on the disk; raises UserError when it is missing or damaged."""
+        return read_record(self.folder / RECORD)
+
+    def save_record(self, record: RunRecord) -> None:
+        """Replace run.json; raises UserError when the disk refuses, and the old one then stands."""
+        write_text(self.folder / RECORD, record.model_dump_json(indent=2), "the run's record")
+
+    def config_toml(self) -> str:
+        """The resolved configuration; raises UserError when it is missing."""
+        path = self.folder / CONFIG
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{self.folder} is not a whole run, its {CONFIG} cannot be read: delete the folder, or start again."
+            ) from error
+
+    def append_point(self, row: points.Row) -> None:
+        """Add one evaluation and replace points.parquet.
+
+        Raises:
+            UserError: when the disk refuses; the file and the rows are then as before.
+            ValueError: when its iteration is not past the last one.
+        """
+        rows = self.rows()
+        if rows and _iteration(row) <= _iteration(rows[-1]):
+            raise ValueError(f"a point at iteration {row['iteration']} after one at {rows[-1]['iteration']}.")
+        self._replace_rows([*rows, dict(row)])
+
+    def rows(self) -> list[dict[str, points.Value]]:
+        """All points in order, integers as integers; raises UserError when points.parquet is damaged."""
+        if self._rows is None:
+            self._rows = points.read_rows(self.folder / POINTS)
+        return list(self._rows)
+
+    def points(self) -> pd.DataFrame:
+        """points.parquet as it stands on the disk, empty before the first point; raises UserError when damaged."""
+        import pandas as pd
+
+        try:
+            frame: pd.DataFrame = points.read_table(self.folder / POINTS).to_pandas()
+        except FileNotFoundError:
+            return pd.DataFrame()
+        return frame
+
+    def truncate_points(self, iteration: int) -> None:
+        """Drop the points after `iteration`; raises UserError when the file is damaged or the disk refuses."""
+        self._replace_rows([row for row in self.rows() if _iteration(row) <= iteration])
+
+    def save_checkpoint(self, iteration: int, write: Callable[[Path], None]) -> Checkpoint:
+        """`CheckpointStore.save`, with the points so far inside, so that a damaged points.parquet can be rebuilt."""
+        rows = self.rows()
+
+        def build(folder: Path) -> None:
+            write(folder)
+            write_bytes(folder / POINTS, points.encode(rows), "a checkpoint")
+
+        return self.checkpoints.save(iteration, build)
+
+    def rewind(self) -> Checkpoint | None:
+        """Go back to the latest checkpoint: its points replace points.parquet, whatever state that is in.
+
+        Returns:
+            The checkpoint to load, or None when there is none and the run starts from the beginning.
+
+        Raises:
+            UserError: when all checkpoints are damaged, or the disk refuses.
+        """
+        checkpoint = self.checkpoints.latest()
+        self._replace_rows(points.read_rows(checkpoint.path / POINTS) if checkpoint else [])
+        return checkpoint
+
+    def save_images(self, name: str, images_BHWC: NDArray[np.uint8], columns: int) -> Path:
+        """`store.images.save_images` into this run's folder."""
+        return images.save_images(self.images, name, images_BHWC, columns)
+
+    def load_images(self, name: str) -> NDArray[np.uint8]:
+        """`store.images.load_images` of a set stored under that name."""
+        return images.load_images(self.images / check_name(name, "image set"))
+
+    def save_prompts(self, prompts: Sequence[str]) -> None:
+        """Write `images/prompts.json`: what the images were drawn for, in order, unchanged."""
+        with saving("the prompts", self.images):
+            self.images.mkdir(exist_ok=True)
+        write_text(self.images / "prompts.json", json.dumps(list(prompts), ensure_ascii=True), "the prompts")
+
+    def load_prompts(self) -> list[str]:
+        """The prompts that `save_prompts` wrote; raises UserError when they are missing or damaged."""
+        path = self.images / "prompts.json"
+        try:
+            prompts = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is missing or damaged ({clean_text(str(error), 100)}).") from error
+        if not isinstance(prompts, list):
+            raise UserError(f"{path} is damaged: it is not a list.")
+        return [str(prompt) for prompt in prompts]
+
+    def _replace_rows(self, rows: list[dict[str, points.Value]]) -> None:
+        if rows:
+            write_bytes(self.folder / POINTS, points.encode(rows), "the points")
+        else:
+            (self.folder / POINTS).unlink(missing_ok=True)
+        self._rows = rows
+
+
+def run_names(results: Path) -> list[str]:
+    """The ids of the runs in a folder of results, sorted; an unfinished temporary folder is not one."""
+    if not _is_folder(results):
+        return []
+    return sorted(item.name for item in results.iterdir() if item.is_dir() and not item.name.startswith("."))
+
+
+def _is_folder(path: Path) -> bool:
+    """`is_dir` that also answers for a name the system cannot hold (a null byte, thousands of characters)."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _iteration(row: points.Row) -> int:
+    value = row["iteration"]
+    if value is None or math.isnan(value) or value != int(value):
+        raise ValueError(f"a point's iteration is a whole number, got {value!r}.")
+    return int(value)
+
+
+def _holder(path: Path) -> str:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {int(known['pid'])} on {clean_text(str(known['host']), 60)}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
