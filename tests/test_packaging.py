@@ -45,7 +45,8 @@ class Environment:
 
     def install(self, *what: str) -> None:
         """Install without the network and without dependencies."""
-        self.call("python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", *what)
+        offline = ("--no-index", "--no-deps", "--no-build-isolation", "--force-reinstall")
+        self.call("python", "-m", "pip", "install", "--quiet", *offline, *what)
 
 
 def readme_method() -> str:
@@ -70,10 +71,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """A clean environment with the wheel. It borrows the dependencies of the one that runs the tests, but not its
-    editable grpo-bench: a folder that is named in a .pth file has its own .pth files ignored."""
+    """A clean environment with the wheel. It borrows pip and the dependencies of the one that runs the tests, but not
+    its editable grpo-bench: a folder that is named in a .pth file has its own .pth files ignored."""
     folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     paths = sysconfig.get_paths(scheme="venv", vars={"base": str(folder / "venv"), "platbase": str(folder / "venv")})
     borrowed = sorted({sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]})
     Path(paths["purelib"], "borrowed.pth").write_text("\n".join(borrowed) + "\n", encoding="utf-8")
