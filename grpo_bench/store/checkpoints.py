@@ -50,7 +50,7 @@ class CheckpointStore:
         def build(folder: Path) -> None:
             write(folder)
             marker = {"schema_version": SCHEMA_VERSION, "iteration": iteration, "files": _digests(folder)}
-            write_text(folder / _MARKER, json.dumps(marker), "a checkpoint")
+            (folder / _MARKER).write_text(json.dumps(marker), encoding="utf-8")
 
         write_folder(target, build, "a checkpoint")
         write_text(self.folder / _POINTER, json.dumps({"latest": target.name}), "a checkpoint")
@@ -90,7 +90,7 @@ class CheckpointStore:
         return [item for item in self.folder.iterdir() if item.is_dir() and not item.name.startswith(".")]
 
     def _fresh(self, iteration: int) -> Path:
-        """A name not in use: saving an iteration again must not touch the checkpoint that is still the last good one."""
+        """A name not in use: saving an iteration again must not touch what is still the last good one."""
         path, attempt = self.folder / f"{iteration:08d}", 1
         while path.exists():
             attempt += 1

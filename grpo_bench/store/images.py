@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError
-from grpo_bench.store.atomic import remove_folder, write_bytes, write_folder, write_text
+from grpo_bench.store.atomic import remove_folder, write_folder
 from grpo_bench.store.names import check_name, clean_text
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def _write_sheets(folder: Path, images_BHWC: NDArray[np.uint8], columns: int) ->
     count, height, width, _ = images_BHWC.shape
     rows = max(1, SHEET_PIXELS // (columns * height * width))
     index = {"count": count, "height": height, "width": width, "columns": columns, "rows": rows}
-    write_text(folder / "index.json", json.dumps(index), "images")
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
     for sheet, first in enumerate(range(0, count, rows * columns)):
         png = encode_png(contact_sheet(images_BHWC[first : first + rows * columns], columns))
-        write_bytes(folder / f"{sheet:03d}.png", png, "images")
+        (folder / f"{sheet:03d}.png").write_bytes(png)
 
 
 def load_images(path: Path) -> NDArray[np.uint8]:

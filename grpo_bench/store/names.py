@@ -13,7 +13,7 @@ NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 _ANSI = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
-    r"|\x1b[ -/]*[0-~]"
+    r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
 )
 # Joiners are invisible too, but emoji and many scripts are spelt with them and they move no cursor
 _HARMLESS_FORMAT = "\u200c\u200d"

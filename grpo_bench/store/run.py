@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError, nearest
-from grpo_bench.store import images, points
 from grpo_bench.store.atomic import remove_folder, remove_leftovers, saving, write_bytes, write_folder, write_text
 from grpo_bench.store.checkpoints import Checkpoint, CheckpointStore
-from grpo_bench.store.names import check_name, clean_text
+from grpo_bench.store.images import load_images, save_images
+from grpo_bench.store.names import NAME_PATTERN, check_name, clean_text
+from grpo_bench.store.points import Row, Value, encode, read_rows, read_table
 from grpo_bench.store.record import RunRecord, read_record
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class RunStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.checkpoints = CheckpointStore(folder / "checkpoint")
-        self._rows: list[dict[str, points.Value]] | None = None
+        self._rows: list[dict[str, Value]] | None = None
 
     @classmethod
     def create(cls, results: Path, run_id: str, config_toml: str, record: RunRecord) -> RunStore:
@@ -45,12 +47,14 @@ class RunStore:
             UserError: for a bad name, when the run exists already, or when the disk refuses.
         """
         folder = results / check_name(run_id, "run")
-        if folder.exists():
+        with saving("the run's folder", folder):
+            exists = folder.exists()
+        if exists:
             raise UserError(f"The run {run_id} exists already in {results}: use --resume {run_id}, or --again.")
 
         def build(temporary: Path) -> None:
-            write_text(temporary / CONFIG, config_toml, "the run's config")
-            write_text(temporary / RECORD, record.model_dump_json(indent=2), "the run's record")
+            (temporary / CONFIG).write_bytes(config_toml.encode())
+            (temporary / RECORD).write_bytes(record.model_dump_json(indent=2).encode())
 
         write_folder(folder, build, "the run's folder")
         return cls(folder)
@@ -62,10 +66,10 @@ class RunStore:
         Raises:
             UserError: when there is none (offering the nearest id), or its folder is half deleted.
         """
-        for folder in (Path(run), results / run):
-            if _is_folder(folder) and (folder.resolve() != results.resolve()):
-                read_record(folder / RECORD)
-                return cls(folder.resolve())
+        folder = _find(run, results)
+        if folder is not None:
+            read_record(folder / RECORD)
+            return cls(folder.resolve())
         known = run_names(results)
         raise UserError(f"There is no run {clean_text(str(run), 80)!r} in {results}: {nearest(str(run), known)}")
 
@@ -131,7 +135,7 @@ class RunStore:
                 f"{self.folder} is not a whole run, its {CONFIG} cannot be read: delete the folder, or start again."
             ) from error
 
-    def append_point(self, row: points.Row) -> None:
+    def append_point(self, row: Row) -> None:
         """Add one evaluation and replace points.parquet.
 
         Raises:
@@ -143,10 +147,10 @@ class RunStore:
             raise ValueError(f"a point at iteration {row['iteration']} after one at {rows[-1]['iteration']}.")
         self._replace_rows([*rows, dict(row)])
 
-    def rows(self) -> list[dict[str, points.Value]]:
+    def rows(self) -> list[dict[str, Value]]:
         """All points in order, integers as integers; raises UserError when points.parquet is damaged."""
         if self._rows is None:
-            self._rows = points.read_rows(self.folder / POINTS)
+            self._rows = read_rows(self.folder / POINTS)
         return list(self._rows)
 
     def points(self) -> pd.DataFrame:
@@ -154,7 +158,7 @@ class RunStore:
         import pandas as pd
 
         try:
-            frame: pd.DataFrame = points.read_table(self.folder / POINTS).to_pandas()
+            frame: pd.DataFrame = read_table(self.folder / POINTS).to_pandas()
         except FileNotFoundError:
             return pd.DataFrame()
         return frame
@@ -169,7 +173,7 @@ class RunStore:
 
         def build(folder: Path) -> None:
             write(folder)
-            write_bytes(folder / POINTS, points.encode(rows), "a checkpoint")
+            (folder / POINTS).write_bytes(encode(rows))
 
         return self.checkpoints.save(iteration, build)
 
@@ -183,16 +187,16 @@ class RunStore:
             UserError: when all checkpoints are damaged, or the disk refuses.
         """
         checkpoint = self.checkpoints.latest()
-        self._replace_rows(points.read_rows(checkpoint.path / POINTS) if checkpoint else [])
+        self._replace_rows(read_rows(checkpoint.path / POINTS) if checkpoint else [])
         return checkpoint
 
     def save_images(self, name: str, images_BHWC: NDArray[np.uint8], columns: int) -> Path:
         """`store.images.save_images` into this run's folder."""
-        return images.save_images(self.images, name, images_BHWC, columns)
+        return save_images(self.images, name, images_BHWC, columns)
 
     def load_images(self, name: str) -> NDArray[np.uint8]:
         """`store.images.load_images` of a set stored under that name."""
-        return images.load_images(self.images / check_name(name, "image set"))
+        return load_images(self.images / check_name(name, "image set"))
 
     def save_prompts(self, prompts: Sequence[str]) -> None:
         """Write `images/prompts.json`: what the images were drawn for, in order, unchanged."""
@@ -211,11 +215,12 @@ class RunStore:
             raise UserError(f"{path} is damaged: it is not a list.")
         return [str(prompt) for prompt in prompts]
 
-    def _replace_rows(self, rows: list[dict[str, points.Value]]) -> None:
+    def _replace_rows(self, rows: list[dict[str, Value]]) -> None:
         if rows:
-            write_bytes(self.folder / POINTS, points.encode(rows), "the points")
+            write_bytes(self.folder / POINTS, encode(rows), "the points")
         else:
-            (self.folder / POINTS).unlink(missing_ok=True)
+            with saving("the points", self.folder / POINTS):
+                (self.folder / POINTS).unlink(missing_ok=True)
         self._rows = rows
 
 
@@ -226,6 +231,16 @@ def run_names(results: Path) -> list[str]:
     return sorted(item.name for item in results.iterdir() if item.is_dir() and not item.name.startswith("."))
 
 
+def _find(run: str | Path, results: Path) -> Path | None:
+    """The folder meant by an id or a path, whole or not; a bare word is a path only where run.json lies in it."""
+    if re.fullmatch(NAME_PATTERN, str(run)) and _is_folder(results / run):
+        return results / run
+    path = Path(run)
+    if _is_folder(path) and (len(path.parts) > 1 or (path / RECORD).exists()):
+        return path
+    return None
+
+
 def _is_folder(path: Path) -> bool:
     """`is_dir` that also answers for a name the system cannot hold (a null byte, thousands of characters)."""
     try:
@@ -234,7 +249,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _iteration(row: points.Row) -> int:
+def _iteration(row: Row) -> int:
     value = row["iteration"]
     if value is None or math.isnan(value) or value != int(value):
         raise ValueError(f"a point's iteration is a whole number, got {value!r}.")
