@@ -156,6 +156,10 @@ def test_roots_repeat_the_same_tree() -> None:
         (lambda: chains(GRID, 2, everywhere(9)), "stochastic holds a bool a step"),
         (lambda: chains(GRID, 2, [0, 1, 2] + [3] * 7), "stochastic holds a bool a step, got int"),
         (lambda: chains(GRID, 2, window(0, 3), trained=window(3, 1)), "node 8 is trained but not stochastic"),
+        (
+            lambda: chains(GRID, 2, window(3, 2), shared_noise=True, trained=window(0, 5)),
+            "node 1 is trained but not stochastic",
+        ),
         (lambda: chains(GRID, 2, everywhere(), trained=np.ones((3, T), dtype=bool)), "trained holds a bool a step"),
         (lambda: chains(GRID, 2, window(0, 0), shared_noise=True), "share their noise"),
         (lambda: branching(GRID, {9: 2}, everywhere()), "step 9 of 10 is not one"),
