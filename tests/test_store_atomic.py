@@ -78,7 +78,7 @@ def test_a_reader_sees_a_whole_file_while_writers_are_killed(tmp_path: Path) -> 
             writer.send_signal(signal.SIGKILL)
         # then what it left is whole
         assert is_whole(path.read_text(encoding="utf-8"))
-    assert len(seen) > 3, "the file did not change while it was read"
+    assert len(seen) > 1, "the file did not change while it was read"
     remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == ["file"]
 
