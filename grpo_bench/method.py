@@ -38,8 +38,8 @@ C = TypeVar("C", bound=MethodConfig, covariant=True)
 class EdgeBatch:
     """The kept edges of one micro-batch, E of them; every tensor is (E,) fp32 unless noted.
 
-    `logp` carries the gradient; `mean` and the optional means are (E, C, H, W); `std` is the noise drawn on the edge, `h`
-    the step's length in sigma; `advantage` is already clipped; `clip` is the ratio's half-width.
+    `logp` carries the gradient; `mean` and the optional means are (E, C, H, W); `std` is the edge's noise level, `h`
+    its step's length in sigma; `advantage` is already clipped; `clip` is the ratio's half-width.
     """
 
     logp: Tensor

@@ -91,7 +91,7 @@ class Registry(Generic[T]):
     def classes_in(self, module: ModuleType) -> dict[str, T]:
         """The concrete classes of this kind that `module` itself defines, by their `name`."""
         module_name, _, class_name = self._base.partition(":")
-        base = getattr(importlib.import_module(module_name), class_name)
+        base: type = vars(importlib.import_module(module_name))[class_name]
         found = {}
         for value in vars(module).values():
             own = inspect.isclass(value) and value.__module__ == module.__name__
@@ -128,9 +128,7 @@ class Registry(Generic[T]):
 
 METHODS: Registry[type[Method[MethodConfig]]] = Registry("method", "grpo_bench.methods", "grpo_bench.method:Method")
 REWARDS: Registry[type[Reward[RewardConfig]]] = Registry("reward", "grpo_bench.rewards", "grpo_bench.reward:Reward")
-WORKLOADS: Registry[type[Workload]] = Registry(
-    "workload", "grpo_bench.workloads", "grpo_bench.workloads.base:Workload"
-)
+WORKLOADS: Registry[type[Workload]] = Registry("workload", "grpo_bench.workloads", "grpo_bench.workloads.base:Workload")
 POLICIES: Registry[type[Policy]] = Registry("policy", "grpo_bench.policies", "grpo_bench.policies.base:Policy")
 
 

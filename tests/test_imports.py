@@ -66,5 +66,6 @@ def test_plugin_uses_the_public_api_only(path: Path) -> None:
     plain = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     origins = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
 
-    # then it reaches into no submodule of the engine, as a third party's would not
-    assert not [name for name in plain + origins if name.startswith("grpo_bench.")]
+    # then it reaches into no submodule of the engine, as a third party's would not; a workload's world is public
+    public = ("grpo_bench.workloads.shapes",)
+    assert not [name for name in plain + origins if name.startswith("grpo_bench.") and not name.startswith(public)]

@@ -1,4 +1,4 @@
-"""What a realised forest tells a method (rewards, log-probs), what the method answers (credit), and the shared arithmetic.
+"""What a realised forest tells a method (rewards, log-probs), what the method answers (credit), and their arithmetic.
 
 Shapes: N nodes, L leaves, P prompts. All numpy, float64: credit is small and exact, and needs no device.
 """
@@ -41,9 +41,13 @@ class Rollout:
         """
         weight = {name: self.reward_weights.get(name, 1.0) for name in self.rewards}
         if self.combine == "raw":
-            return advantage(sum((weight[name] * score for name, score in self.rewards.items()), start=np.float64(0)))
-        parts = [weight[name] * advantage(score) for name, score in self.rewards.items()]
-        return np.sum(parts, axis=0, dtype=np.float64)
+            return advantage(_total([weight[name] * score for name, score in self.rewards.items()]))
+        return _total([weight[name] * advantage(score) for name, score in self.rewards.items()])
+
+
+def _total(parts: list[Floats]) -> Floats:
+    total: Floats = np.sum(np.stack(parts), axis=0)
+    return total
 
 
 @dataclass(frozen=True)

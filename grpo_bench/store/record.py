@@ -33,7 +33,8 @@ class RunRecord(BaseModel):
     """Why it ended as it did, one sentence; empty for `done` and `running`."""
     method: Name
     recipe: Name | None = None
-    reward: Name
+    reward: str
+    """A reward, or several with weights: `hps:0.8,clip:0.2`."""
     workload: Name
     seed: int
     protocol: Literal["controlled", "paper"] = "controlled"

@@ -1,0 +1,331 @@
+"""The command line: parse, call, print. Every command's work is done elsewhere; nothing heavy is imported up here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from grpo_bench import __version__
+from grpo_bench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from grpo_bench.config import RunConfig, Table
+    from grpo_bench.training.run import Outcome
+
+# Results go to stdout, everything else to stderr; no library may phone home or chat.
+for _name, _value in {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+EXIT_FAILED, EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    name="grpo-bench",
+    help="Which online-RL method buys the most reward for a diffusion or flow model, per unit of cost?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Kind(StrEnum):
+    """What `list` lists."""
+
+    METHODS = "methods"
+    REWARDS = "rewards"
+    WORKLOADS = "workloads"
+    RECIPES = "recipes"
+
+
+Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="A .py file or module that defines methods.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as method.group=16. Repeatable.")]
+Results = Annotated[Path | None, typer.Option(help="Folder of runs; default $GRPO_BENCH_RESULTS, else ./results/runs.")]
+Workload = Annotated[str | None, typer.Option(help="What to train on: model, prompts, judge, budget.")]
+Recipe = Annotated[str | None, typer.Option(help="Start from a paper's settings (grpo-bench list recipes).")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings, laid over the recipe.")]
+Steps = Annotated[int | None, typer.Option(help="Transitions from noise to image.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"grpo-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+@app.command()
+def run(
+    method: Annotated[str | None, typer.Option(help="Registered method: flat, mix, tree or a plugin's.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Reward to train on, or NAME:WEIGHT,NAME:WEIGHT.")] = None,
+    workload: Workload = None,
+    model: Annotated[str | None, typer.Option(help="Folder or hub id of a diffusers pipeline.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompt file: one a line, or JSONL.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of prompts, noise and windows.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="KIND=AMOUNT: nfe, rollout-nfe, reward-calls, updates, seconds or iterations."),
+    ] = None,
+    steps: Steps = None,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+    plugin: Plugins = None,
+    results: Results = None,
+    again: Annotated[bool, typer.Option("--again", help="Run anew even if this run is finished.")] = False,
+    resume: Annotated[str | None, typer.Option(help="Go on with an unfinished run (its name or folder).")] = None,
+    log: Annotated[str | None, typer.Option(help="Also log to: tensorboard.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print one JSON line only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+) -> None:
+    """Train a model with one method, measure it, and store the run."""
+    flags = {"--method": method, "--reward": reward, "--workload": workload, "--model": model, "--prompts": prompts,
+             "--seed": seed, "--budget": budget, "--steps": steps, "--recipe": recipe, "--config": config,
+             "--set": set_, "--again": again or None}  # fmt: skip
+    _log_to_stderr(verbose)
+    _load_plugins(plugin)
+    if resume is not None:
+        given = [flag for flag, value in flags.items() if value]
+        if given:
+            raise UserError(f"--resume goes on with the run's own settings, so {given[0]} cannot be given with it")
+        resolved = None
+    else:
+        over = _flags(method=method, reward=reward, workload=workload, model=model, prompts=prompts, seed=seed,
+                      budget=budget, steps=steps)  # fmt: skip
+        resolved = _resolve(over, recipe, config, set_)
+    outcome = _run(resolved, resume, _results_folder(results), again=again, log=log, quiet=quiet)
+    _finish(outcome, quiet=quiet)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    plugin: Plugins = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Versions and import errors too.")] = False,
+) -> None:
+    """List what is installed: name, one line, paper, where it came from."""
+    from grpo_bench import registry
+    from grpo_bench.config import recipes
+    from grpo_bench.terminal.tables import print_entries, print_recipes, stdout_console
+
+    _load_plugins(plugin)
+    if kind is Kind.RECIPES:
+        print_recipes(recipes(), stdout_console())
+        return
+    entries = {
+        Kind.METHODS: registry.METHODS.entries,
+        Kind.REWARDS: registry.REWARDS.entries,
+        Kind.WORKLOADS: registry.WORKLOADS.entries,
+    }[kind]()
+    print_entries(kind.value, entries, verbose=verbose, console=stdout_console())
+
+
+@app.command()
+def plan(
+    method: Annotated[str, typer.Argument(help="Registered method.")],
+    steps: Steps = None,
+    workload: Workload = None,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+    plugin: Plugins = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of random windows.")] = None,
+    baseline: Annotated[str, typer.Option(help="Method to compare the costs with.")] = "flat",
+    png: Annotated[Path | None, typer.Option(help="Also draw the forest into this picture.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the costs a prompt as one JSON line only.")] = False,
+) -> None:
+    """Draw a method's forest and print its exact costs a prompt; runs nothing."""
+    from grpo_bench.terminal.tables import plan_json, print_plan, stdout_console
+    from grpo_bench.training.planning import make_method, plan_forest, plan_schedule
+
+    _load_plugins(plugin)
+    resolved = _resolve(_flags(method=method, steps=steps, workload=workload, seed=seed), recipe, config, set_)
+    schedule = plan_schedule(resolved)
+    forest = plan_forest(make_method(resolved), resolved.seed, 0, schedule)
+    if png is not None:
+        from grpo_bench.forest.draw import draw_png
+
+        draw_png(forest, png, f"{method}: one prompt's forest")
+    if json:
+        _print_json(plan_json(forest))
+        return
+    other = resolved.model_copy(update={"method": type(resolved.method)(name=baseline)})
+    compared = plan_forest(make_method(other), resolved.seed, 0, schedule)
+    print_plan(method, forest, baseline, compared, console=stdout_console())
+    if png is not None:
+        typer.echo(f"picture: {png}")
+
+
+@app.command()
+def sample(
+    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
+    prompt: Annotated[list[str], typer.Option(help="What to draw. Repeatable.")],
+    images: Annotated[int, typer.Option(min=1, help="Images a prompt.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise, the same for both policies.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Picture to write; default: into the run's folder.")] = None,
+    plugin: Plugins = None,
+    results: Results = None,
+) -> None:
+    """Images from a run's base and its trained policy, side by side, from the same noise."""
+    from grpo_bench.analysis.pictures import image_grid
+    from grpo_bench.store.run import RunStore
+
+    _load_plugins(plugin)
+    store = RunStore.open(run, _results_folder(results))
+    from grpo_bench.evaluation.compare import compare
+    from grpo_bench.training.run import stored_config
+    from grpo_bench.training.session import load_policy, pick_device
+
+    config = stored_config(store)
+    policy = load_policy(config, pick_device())
+    base, trained = compare(store, config, policy, tuple(prompt), images=images, seed=seed)
+    path = out or store.folder / "sample.png"
+    image_grid(base, trained, prompt, path)
+    typer.echo(f"picture: {path}")
+
+
+@app.command()
+def pretrain(
+    workload: Annotated[str, typer.Argument(help="Workload whose checkpoint to make: shapes.")],
+    output: Annotated[Path, typer.Option(help="New folder for the checkpoint.")] = Path("shapes-model"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the shipped model's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of data and weights.")] = 0,
+) -> None:
+    """Make a workload's shipped checkpoint again, from rendered captions."""
+    if workload != "shapes":
+        raise UserError(f"no workload named {workload!r} has a checkpoint to make; {nearest(workload, ['shapes'])}")
+    from grpo_bench.terminal.display import show_pretraining
+
+    _print_json(show_pretraining(output, steps=steps, seed=seed))
+
+
+def main() -> NoReturn:
+    """The `grpo-bench` program: user errors are one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        from grpo_bench.store.names import clean_text
+
+        print(f"grpo-bench: {clean_text(str(error), 2000)}", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_USER_ERROR)
+    sys.exit(0)
+
+
+def _results_folder(results: Path | None) -> Path:
+    return results or Path(os.environ.get("GRPO_BENCH_RESULTS") or "results/runs")
+
+
+def _load_plugins(plugins: list[str] | None) -> None:
+    from grpo_bench.registry import load_plugin
+
+    for plugin in plugins or []:
+        load_plugin(plugin)
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    logger = logging.getLogger("grpo_bench")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if verbose:
+        logger.addHandler(logging.StreamHandler())
+
+
+def _flags(*, method: str | None = None, reward: str | None = None, workload: str | None = None,
+           model: str | None = None, prompts: Path | None = None, seed: int | None = None,
+           budget: str | None = None, steps: int | None = None) -> Table:  # fmt: skip
+    """The flags that were given, as a table of settings."""
+    from grpo_bench.config import parse_budget, parse_rewards
+
+    if reward is not None:
+        parse_rewards(reward)
+    if workload is None and model is not None:
+        workload = "prompts"
+    table: Table = {
+        "workload": workload,
+        "seed": seed,
+        "prompts": str(prompts) if prompts is not None else None,
+        "method": {"name": method} if method else None,
+        "reward": {"name": reward} if reward else None,
+        "model": {"path": model} if model else None,
+        "sampling": {"steps": steps} if steps is not None else None,
+    }
+    given = {key: value for key, value in table.items() if value is not None}
+    return given | (parse_budget(budget) if budget is not None else {})
+
+
+def _resolve(flags: Table, recipe: str | None, config: Path | None, sets: list[str] | None) -> RunConfig:
+    """Defaults, the workload's defaults, recipe, --config, then --set and the flags: later ones win."""
+    from grpo_bench.config import build, merge, parse_set, read_toml
+    from grpo_bench.config import recipe as shipped
+    from grpo_bench.registry import WORKLOADS
+
+    over = flags
+    for assignment in sets or []:
+        over = merge(over, parse_set(assignment))
+    file = read_toml(config) if config is not None else {}
+    name = recipe or str(file.get("recipe") or "")
+    layers = [("recipe", shipped(name) if name else {}), ("--config", file), ("--set", over)]
+    named = [layer["workload"] for _, layer in layers if "workload" in layer]
+    defaults = WORKLOADS.get(str(named[-1]) if named else "shapes").defaults
+    return build([("workload", defaults), *layers])
+
+
+def _run(
+    config: RunConfig | None, resume: str | None, results: Path, *, again: bool, log: str | None, quiet: bool
+) -> Outcome:
+    from grpo_bench.terminal.display import RunDisplay
+    from grpo_bench.training.tracking import with_tracker
+
+    if log not in (None, "tensorboard"):
+        raise UserError(f"--log knows no tracker named {log!r}; {nearest(log, ['tensorboard'])}")
+    with RunDisplay(quiet=quiet) as display:
+        display.loading()
+        from grpo_bench.store.run import RunStore
+        from grpo_bench.training import run as runs
+
+        observer = with_tracker(display, log)
+        if config is None:
+            assert resume is not None
+            return runs.resume(RunStore.open(resume, results), observer)
+        return runs.start(config, results, observer, again=again, command=sys.argv)
+
+
+def _finish(outcome: Outcome, *, quiet: bool) -> None:
+    """Print the result and leave with the status's exit code."""
+    from grpo_bench.analysis.pictures import draw_outcome
+    from grpo_bench.terminal.tables import outcome_json, print_outcome, stdout_console
+
+    record = outcome.record
+    if outcome.store.rows():
+        draw_outcome(outcome.store)
+    if quiet:
+        _print_json(outcome_json(outcome.store))
+    else:
+        print_outcome(outcome.store, stdout_console())
+        if not outcome.fresh:
+            typer.echo("This run was already done; this is its stored result. Run it anew with --again.")
+    codes = {"done": 0, "diverged": EXIT_DIVERGED, "interrupted": EXIT_INTERRUPTED}
+    raise typer.Exit(codes.get(record.status, EXIT_FAILED))
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value))

@@ -1,0 +1,37 @@
+"""Images of a run's base and trained policy for any prompts, from the same noise."""
+
+from __future__ import annotations
+
+from grpo_bench.config import EvaluationSection, RunConfig
+from grpo_bench.errors import UserError
+from grpo_bench.evaluation.diversity import Images
+from grpo_bench.evaluation.evaluator import sample
+from grpo_bench.metering.ledger import Ledger
+from grpo_bench.policies.base import Policy
+from grpo_bench.sampling.handle import Metered
+from grpo_bench.store.run import RunStore
+
+
+def compare(
+    store: RunStore, config: RunConfig, policy: Policy, prompts: tuple[str, ...], *, images: int, seed: int
+) -> tuple[Images, Images]:
+    """(base, trained) images, each (P, I, H, W, 3) uint8; `policy` arrives as the base and leaves as the trained one.
+
+    Raises:
+        UserError: the run has no checkpoint yet.
+    """
+    checkpoint = store.checkpoints.latest()
+    if checkpoint is None:
+        raise UserError(f"{store.folder.name} has no checkpoint yet; finish it with grpo-bench run --resume first")
+    settings: EvaluationSection = config.evaluation.model_copy(update={"images": images, "seed": seed})
+    conditioning = policy.encode(prompts).to(policy.device)
+    handle = Metered(policy, Ledger(), guidance=settings.guidance, batch=config.training.rollout_batch)
+
+    def draw() -> Images:
+        return sample(
+            policy, handle, conditioning, prompts, settings, decode_batch=config.training.decode_batch, role="eval"
+        )
+
+    base = draw()
+    policy.restore(checkpoint.path)
+    return base, draw()

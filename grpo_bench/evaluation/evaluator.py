@@ -1,0 +1,150 @@
+"""The deployment sampler on held-out prompts: ODE, always the same noise, scored from the stored 8-bit images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grpo_bench.config import EvaluationSection
+from grpo_bench.errors import Diverged
+from grpo_bench.evaluation.diversity import Images, per_prompt, tripwires
+from grpo_bench.evaluation.scoring import Rewards, score_parts
+from grpo_bench.forest.forest import chains
+from grpo_bench.metering.ledger import Role
+from grpo_bench.policies.base import Policy
+from grpo_bench.sampling.engine import grow
+from grpo_bench.sampling.handle import Conditioning, Metered
+from grpo_bench.sampling.kernels import make_schedule
+from grpo_bench.sampling.noise import Noise, Purpose, generator
+
+PROBE_SIGMAS = (0.95, 0.75, 0.5, 0.25)
+PROBE_PROMPTS = 8
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: the point's columns and the images (P, I, H, W, 3), uint8, prompts x images a prompt."""
+
+    columns: dict[str, float]
+    images: Images
+
+
+def to_bytes(images_BCHW: Tensor) -> Images:
+    """Images in [0, 1] rounded to 8 bits, (B, H, W, 3)."""
+    rounded = (images_BCHW.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return rounded.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_images(pixels: Images, device: torch.device) -> Tensor:
+    """8-bit images back as (B, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def sample(
+    policy: Policy,
+    handle: Metered,
+    conditioning: Conditioning,
+    prompts: Sequence[str],
+    settings: EvaluationSection,
+    *,
+    decode_batch: int,
+    role: Role = "eval",
+) -> Images:
+    """Images (P, I, H, W, 3) of the policy as it is, by ODE from the evaluation noise.
+
+    Raises:
+        Diverged: an image is not finite.
+    """
+    schedule = make_schedule(policy.sigmas(settings.steps), "ode")
+    forest = chains(schedule.sigmas, settings.images, np.zeros(schedule.steps, dtype=bool))
+    noise = Noise(settings.seed, 0, prompts, policy.latent_shape)
+    leaf_LPCHW = grow(forest, schedule, handle, conditioning, noise, role=role).leaf_LPCHW
+    if not bool(torch.isfinite(leaf_LPCHW).all()):
+        raise Diverged("the policy gave a NaN or Inf while sampling evaluation images")
+    latent_BCHW = leaf_LPCHW.transpose(0, 1).flatten(0, 1)
+    pixels = [to_bytes(policy.decode(chunk)) for chunk in latent_BCHW.split(decode_batch)]
+    return np.concatenate(pixels).reshape(len(prompts), settings.images, *pixels[0].shape[1:])
+
+
+class Evaluator:
+    """Evaluates one policy on fixed prompts with fixed noise, again and again.
+
+    Build it while the policy still is the base: it records the base's velocities on fixed states, from which
+    `base_distance` is measured.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        handle: Metered,
+        conditioning: Conditioning,
+        prompts: Sequence[str],
+        settings: EvaluationSection,
+        rewards: Rewards,
+        *,
+        weights: dict[str, float],
+        gold: str,
+        decode_batch: int,
+    ) -> None:
+        self._policy, self._handle, self._conditioning = policy, handle, conditioning
+        self.prompts, self._settings, self._rewards = tuple(prompts), settings, rewards
+        self._weights, self._gold, self._decode_batch = weights, gold, decode_batch
+        self._probe = self._probe_states()
+        self._base = self._probe_velocities()
+
+    def evaluate(self) -> Evaluation:
+        """Sample, round to 8 bits, score, measure.
+
+        Raises:
+            Diverged: an image or a score is not finite.
+        """
+        images = sample(
+            self._policy,
+            self._handle,
+            self._conditioning,
+            self.prompts,
+            self._settings,
+            decode_batch=self._decode_batch,
+        )
+        flat = images.reshape(-1, *images.shape[2:])
+        prompt_B = np.repeat(np.arange(len(self.prompts)), images.shape[1])
+        names = [self.prompts[prompt] for prompt in prompt_B]
+        columns: dict[str, float] = {}
+        for reward in self._rewards.values():
+            parts = score_parts(reward, to_images(flat, self._policy.device), names)
+            columns |= {f"reward/{name}": float(values.mean()) for name, values in parts.items()}
+        columns["proxy"] = sum(weight * columns[f"reward/{name}"] for name, weight in self._weights.items())
+        columns["gold"] = columns[f"reward/{self._gold}"] if self._gold else columns["proxy"]
+        columns["base_distance"] = self._base_distance()
+        return Evaluation(columns | per_prompt(flat, prompt_B) | tripwires(flat), images)
+
+    def _probe_states(self) -> list[tuple[float, Tensor, Tensor]]:
+        """Fixed (sigma, states, prompt rows): the base's own samples, noised to a few levels (RULES.md, Evaluation)."""
+        count = min(PROBE_PROMPTS, len(self.prompts))
+        schedule = make_schedule(self._policy.sigmas(self._settings.steps), "ode")
+        forest = chains(schedule.sigmas, 1, np.zeros(schedule.steps, dtype=bool))
+        noise = Noise(self._settings.seed, 1, self.prompts[:count], self._policy.latent_shape)
+        prompt_B = torch.arange(count, device=self._policy.device)
+        few = self._conditioning.select(prompt_B)
+        clean_BCHW = grow(forest, schedule, self._handle, few, noise, role="setup").leaf_LPCHW[0]
+        stream = generator(self._settings.seed, Purpose.PROBE, 0)
+        states = []
+        for sigma in PROBE_SIGMAS:
+            eps = torch.from_numpy(stream.standard_normal(clean_BCHW.shape, dtype=np.float32)).to(clean_BCHW)
+            states.append((sigma, (1 - sigma) * clean_BCHW + sigma * eps, prompt_B))
+        return states
+
+    def _probe_velocities(self, role: Role = "setup") -> list[Tensor]:
+        return [
+            self._handle.predict_all(x_BCHW, sigma, self._conditioning, prompt_B, role)
+            for sigma, x_BCHW, prompt_B in self._probe
+        ]
+
+    def _base_distance(self) -> float:
+        """Mean squared difference between the policy's and the base's velocities on the fixed states."""
+        now = self._probe_velocities("eval")
+        return float(torch.stack([(a - b).square().mean() for a, b in zip(now, self._base, strict=True)]).mean())

@@ -1,0 +1,64 @@
+"""Scores images with rewards, and refuses what a reward must never return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grpo_bench.config import RewardSection, validated
+from grpo_bench.errors import Diverged, UserError
+from grpo_bench.forest.rollout import Floats
+from grpo_bench.registry import REWARDS
+from grpo_bench.reward import Reward, RewardConfig
+
+Rewards = Mapping[str, Reward[RewardConfig]]
+
+
+def make_rewards(names: Sequence[str], section: RewardSection) -> Rewards:
+    """The rewards of these names with their own settings.
+
+    Raises:
+        UserError: unknown name or setting.
+    """
+    made = {}
+    for name in dict.fromkeys(names):
+        kind = REWARDS.get(name)
+        made[name] = kind(validated(kind.Config, section.settings(name), f"reward.{name}"))
+    return made
+
+
+def score(reward: Reward[RewardConfig], images_BCHW: Tensor, prompts: Sequence[str]) -> Floats:
+    """The reward's scores (B,), float64.
+
+    Raises:
+        UserError: the reward returned another shape.
+        Diverged: a score is NaN or infinite.
+    """
+    with torch.no_grad():
+        score_B = reward.score(images_BCHW, prompts)
+    return checked(reward.name, score_B, len(prompts))
+
+
+def score_parts(reward: Reward[RewardConfig], images_BCHW: Tensor, prompts: Sequence[str]) -> dict[str, Floats]:
+    """The reward's score and its components by name, each (B,)."""
+    parts = {reward.name: score(reward, images_BCHW, prompts)}
+    with torch.no_grad():
+        for name, score_B in reward.components(images_BCHW, prompts).items():
+            parts[name] = checked(name, score_B, len(prompts))
+    return parts
+
+
+def checked(name: str, score_B: Tensor, batch: int) -> Floats:
+    """Scores as float64, after the checks named in `score`."""
+    values = np.asarray(score_B.detach().cpu(), dtype=np.float64)
+    if values.shape != (batch,):
+        raise UserError(
+            f"reward {name!r} returned scores of shape {values.shape} for {batch} images; return ({batch},)"
+        )
+    if not np.isfinite(values).all():
+        bad = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise Diverged(f"reward {name!r} gave {values[bad]} for image {bad} of {batch}")
+    return values

@@ -1,0 +1,181 @@
+"""A policy wraps the parts of a diffusers pipeline that the engine needs; one subclass a model family.
+
+Shared here: full or low-rank training, the reference policy, precision, and weights in diffusers' own format.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from grpo_bench.config import ModelSection
+from grpo_bench.errors import UserError
+from grpo_bench.sampling.handle import Conditioning
+
+ADAPTER = "default"
+
+
+class Policy(ABC):
+    """A trainable denoiser with its text encoders and decoder.
+
+    Subclasses load a pipeline in `__init__`, hand the denoiser to `_adopt`, and implement the abstract methods.
+    """
+
+    name: ClassVar[str]
+    lora_targets: ClassVar[tuple[str, ...]]
+    component: ClassVar[str]
+    """The denoiser's name in the pipeline."""
+    pipeline_class: ClassVar[type[DiffusionPipeline]]
+    denoiser: ModelMixin
+    settings: ModelSection
+    device: torch.device
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: str, settings: ModelSection, device: torch.device) -> Policy:
+        """The policy of a pipeline, from a folder or a hub id.
+
+        Raises:
+            UserError: no such folder or id, or a component is missing.
+        """
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+
+    @abstractmethod
+    def sigmas(self, steps: int) -> np.ndarray:
+        """The model's own grid of `steps` + 1 sigmas, from 1 to 0."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts (each once) and the empty prompt."""
+
+    @abstractmethod
+    def release_encoders(self) -> None:
+        """Free the text encoders; `encode` cannot be called after it."""
+
+    @abstractmethod
+    def decode(self, latent_BCHW: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], fp32."""
+
+    @abstractmethod
+    def _velocity(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        """One unguided evaluation of the denoiser."""
+
+    def predict(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
+        """The velocity (B, C, H, W), fp32; above guidance 1, empty and text predictions in one batch of 2 B."""
+        with self._autocast():
+            if guidance <= 1:
+                return self._velocity(x_BCHW, sigma_B, dict(conditioning.tensors)).float()
+            both = self._velocity(
+                torch.cat([x_BCHW, x_BCHW]), torch.cat([sigma_B, sigma_B]), dict(conditioning.with_empty())
+            ).float()
+        empty_BCHW, text_BCHW = both.chunk(2)
+        return empty_BCHW + guidance * (text_BCHW - empty_BCHW)
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """The trained weights by name, in a fixed order."""
+        return [(name, weight) for name, weight in self.denoiser.named_parameters() if weight.requires_grad]
+
+    def reference(self) -> AbstractContextManager[None]:
+        """A context in which `predict` is the policy as it was loaded."""
+        if self.settings.trainable == "lora":
+            return self._without_adapter()
+        return self._with_frozen_weights()
+
+    def keep_reference(self) -> None:
+        """Keep a frozen copy of full weights for `reference`; adapters need none. Call before training."""
+        if self.settings.trainable == "full":
+            self._frozen = {name: weight.detach().clone() for name, weight in self.parameters()}
+
+    def save(self, folder: Path) -> None:
+        """Write the trained weights in diffusers' own format: a transformer folder, or LoRA safetensors with alpha."""
+        if self.settings.trainable == "full":
+            self.denoiser.save_pretrained(folder / self.component)
+            return
+        self._save_lora(folder)
+
+    def restore(self, folder: Path) -> None:
+        """Read back what `save` wrote into the existing weights, bit for bit."""
+        if self.settings.trainable == "full":
+            stored = {}
+            for file in sorted((folder / self.component).glob("*.safetensors")):
+                stored.update(load_file(file))
+            self.denoiser.load_state_dict({name: tensor.clone() for name, tensor in stored.items()})
+            return
+        stored = load_file(folder / "pytorch_lora_weights.safetensors")
+        prefix = f"{self.component}."
+        set_peft_model_state_dict(
+            self.denoiser, {name.removeprefix(prefix): tensor.clone() for name, tensor in stored.items()}, ADAPTER
+        )
+
+    def _adopt(self, denoiser: ModelMixin) -> None:
+        """Freeze or prepare the denoiser's weights as the settings ask for."""
+        self.denoiser = denoiser
+        denoiser.requires_grad_(False)
+        denoiser.eval()
+        if self.settings.trainable == "lora":
+            denoiser.add_adapter(
+                LoraConfig(
+                    r=self.settings.lora_rank,
+                    lora_alpha=self.settings.lora_alpha,
+                    init_lora_weights="gaussian",
+                    target_modules=list(self.lora_targets),
+                ),
+                ADAPTER,
+            )
+            for _, weight in self.parameters():
+                weight.data = weight.data.float()
+            if not self.parameters():
+                raise UserError("this model has no attention layers that LoRA could adapt; use model.trainable=full")
+        else:
+            denoiser.requires_grad_(True)
+            denoiser.float()
+        if self.settings.gradient_checkpointing:
+            denoiser.enable_gradient_checkpointing()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.settings.dtype == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    @contextmanager
+    def _without_adapter(self) -> Iterator[None]:
+        self.denoiser.disable_adapters()
+        try:
+            yield
+        finally:
+            self.denoiser.enable_adapters()
+
+    @contextmanager
+    def _with_frozen_weights(self) -> Iterator[None]:
+        trained = {name: weight.data for name, weight in self.parameters()}
+        for name, weight in self.parameters():
+            weight.data = self._frozen[name]
+        try:
+            yield
+        finally:
+            for name, weight in self.parameters():
+                weight.data = trained[name]
+
+    def _save_lora(self, folder: Path) -> None:
+        # Without the metadata diffusers forgets lora_alpha, and the reloaded adapter would be scaled otherwise.
+        self.pipeline_class.save_lora_weights(
+            folder,
+            **{
+                f"{self.component}_lora_layers": get_peft_model_state_dict(self.denoiser, adapter_name=ADAPTER),
+                f"{self.component}_lora_adapter_metadata": self.denoiser.peft_config[ADAPTER].to_dict(),
+            },
+        )

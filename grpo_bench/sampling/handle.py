@@ -1,0 +1,86 @@
+"""The metered handle: the only way the engine reaches a network, so that no evaluation goes uncounted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from grpo_bench.metering.ledger import Ledger, Role
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts: named tensors with one row a prompt, and the same tensors for the empty prompt (one row)."""
+
+    tensors: Mapping[str, Tensor]
+    empty: Mapping[str, Tensor]
+
+    def select(self, index_B: Tensor) -> Conditioning:
+        """The rows of the prompts in `index_B`, int64."""
+        return Conditioning({name: value[index_B] for name, value in self.tensors.items()}, self.empty)
+
+    def to(self, device: torch.device) -> Conditioning:
+        """The same rows on `device`."""
+        return Conditioning(
+            {name: value.to(device) for name, value in self.tensors.items()},
+            {name: value.to(device) for name, value in self.empty.items()},
+        )
+
+    def with_empty(self) -> Mapping[str, Tensor]:
+        """The empty prompt's rows stacked before the prompts', for a guided evaluation (2 B rows)."""
+        return {name: torch.cat([self.empty[name].expand_as(value), value]) for name, value in self.tensors.items()}
+
+
+class Denoiser(Protocol):
+    """What the engine needs of a policy."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where latents live."""
+
+    def predict(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
+        """The velocity (B, C, H, W), fp32."""
+
+    def reference(self) -> AbstractContextManager[None]:
+        """A context in which `predict` is the reference policy."""
+
+
+class Metered:
+    """A denoiser and the ledger that every evaluation of it is charged to."""
+
+    def __init__(self, denoiser: Denoiser, ledger: Ledger, *, guidance: float, batch: int) -> None:
+        self._denoiser, self._ledger = denoiser, ledger
+        self.guidance, self.batch = guidance, batch
+        self.cost = 2 if guidance > 1 else 1
+        self.latent_shape, self.device = denoiser.latent_shape, denoiser.device
+
+    def predict(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning, role: Role) -> Tensor:
+        """One evaluation of the batch (two a sample when guided), charged to `role`."""
+        self._ledger.charge(role, len(x_BCHW) * self.cost)
+        return self._denoiser.predict(x_BCHW, sigma_B, conditioning, self.guidance)
+
+    def predict_all(
+        self, x_BCHW: Tensor, sigma: float, conditioning: Conditioning, index_B: Tensor, role: Role
+    ) -> Tensor:
+        """Many evaluations at one sigma without gradient, cut into micro-batches; `index_B` is each row's prompt."""
+        out_BCHW = torch.empty_like(x_BCHW)
+        with torch.no_grad():
+            for start in range(0, len(x_BCHW), self.batch):
+                rows = slice(start, start + self.batch)
+                sigma_B = torch.full((len(x_BCHW[rows]),), sigma, device=self.device)
+                out_BCHW[rows] = self.predict(x_BCHW[rows], sigma_B, conditioning.select(index_B[rows]), role)
+        return out_BCHW
+
+    def predict_reference(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """The reference policy's velocity, without gradient, charged to `reference`."""
+        with torch.no_grad(), self._denoiser.reference():
+            return self.predict(x_BCHW, sigma_B, conditioning, "reference")

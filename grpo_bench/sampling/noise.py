@@ -1,0 +1,71 @@
+"""Counter-based noise: every draw is named by (seed, purpose, iteration, prompt, path), never by method or batch order.
+
+Two methods therefore share the noise of the nodes they have in common, and a resumed run draws what the uninterrupted
+one would have drawn. numpy's Philox on the CPU, fp32, whatever the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grpo_bench.forest.rollout import Ints
+
+
+class Purpose(IntEnum):
+    """What a stream is for; streams of different purposes never overlap."""
+
+    ROOT = 1
+    EDGE = 2
+    SIBLINGS = 3
+    PLAN = 4
+    PROMPTS = 5
+    WARMUP = 6
+    PROBE = 7
+
+
+def generator(seed: int, purpose: Purpose, iteration: int, node: int = 0, prompt: int = 0) -> np.random.Generator:
+    """The stream of one name. Philox's counter is (draw, node, prompt, 0), its key (seed, purpose and iteration)."""
+    key = np.array([seed, (int(purpose) << 48) | iteration], dtype=np.uint64)
+    counter = np.array([0, node, prompt, 0], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def prompt_keys(prompts: Sequence[str]) -> np.ndarray:
+    """A 64-bit key a prompt, from its text; a prompt that occurs again gets another one."""
+    seen: dict[str, int] = {}
+    keys = []
+    for prompt in prompts:
+        seen[prompt] = seen.get(prompt, -1) + 1
+        digest = hashlib.blake2b(f"{seen[prompt]}\0{prompt}".encode(), digest_size=8).digest()
+        keys.append(int.from_bytes(digest, "little"))
+    return np.array(keys, dtype=np.uint64)
+
+
+class Noise:
+    """Standard normal latents of one iteration.
+
+    Args:
+        seed: the run's seed (evaluation has its own, the same for every run).
+        iteration: rollouts differ by it; evaluation always uses 0.
+        prompts: the batch's prompts, whose texts name the streams.
+        shape: (C, H, W) of a latent.
+    """
+
+    def __init__(self, seed: int, iteration: int, prompts: Sequence[str], shape: tuple[int, int, int]) -> None:
+        self._seed, self._iteration, self._shape = seed, iteration, shape
+        self._prompt_P = prompt_keys(prompts)
+
+    def draw(self, purpose: Purpose, key_N: Ints | np.ndarray, device: torch.device) -> Tensor:
+        """(N, P, C, H, W) fp32: one latent for each node key and prompt."""
+        out = np.empty((len(key_N), len(self._prompt_P), *self._shape), dtype=np.float32)
+        for n, node in enumerate(key_N):
+            for p, prompt in enumerate(self._prompt_P):
+                stream = generator(self._seed, purpose, self._iteration, int(node), int(prompt))
+                stream.standard_normal(dtype=np.float32, out=out[n, p])
+        return torch.from_numpy(out).to(device)

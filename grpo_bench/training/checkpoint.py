@@ -1,0 +1,62 @@
+"""What a resume needs, in files that can be read without running anything: safetensors and JSON, never a pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from pydantic import JsonValue
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from grpo_bench.training.session import Session
+
+OPTIMISER = "optimiser.safetensors"
+STATE = "state.json"
+
+
+def save(folder: Path, session: Session) -> None:
+    """Write the model in diffusers' format, the optimiser's moments, and every counter and state as JSON.
+
+    Random streams need no state: they are counters named by seed and iteration.
+    """
+    session.policy.save(folder)
+    save_file(_moments(session), folder / OPTIMISER)
+    state: dict[str, JsonValue] = {
+        "ledger": session.ledger.state_dict(),
+        "method": json.loads(json.dumps(session.method.state_dict())),
+        "evaluated_nfe": session.evaluated_nfe,
+    }
+    (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+
+
+def load(folder: Path, session: Session) -> None:
+    """Put back what `save` wrote, bit for bit."""
+    session.policy.restore(folder)
+    _load_moments(load_file(folder / OPTIMISER), session)
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    session.ledger.load_state_dict(state["ledger"])
+    session.method.load_state_dict(state["method"])
+    session.evaluated_nfe = state["evaluated_nfe"]
+
+
+def _moments(session: Session) -> dict[str, Tensor]:
+    """AdamW's `step`, `exp_avg` and `exp_avg_sq` of every trained weight; empty before the first update."""
+    return {
+        f"{name}/{key}": value.detach().contiguous()
+        for name, weight in session.policy.parameters()
+        for key, value in session.optimiser.state.get(weight, {}).items()
+    }
+
+
+def _load_moments(stored: dict[str, Tensor], session: Session) -> None:
+    for name, weight in session.policy.parameters():
+        prefix = f"{name}/"
+        moments = {key.removeprefix(prefix): value.clone() for key, value in stored.items() if key.startswith(prefix)}
+        if moments:
+            # AdamW keeps its step counter on the CPU, whatever the weight's device.
+            session.optimiser.state[weight] = {
+                key: value if key == "step" else value.to(weight.device, torch.float32)
+                for key, value in moments.items()
+            }

@@ -1,0 +1,180 @@
+"""The objective shared by all methods: mean over an update's kept edges of the method's edge loss, plus beta KL.
+
+One forward and backward a *parent*: all its kept children are scored against the same mean (TreeGRPO's "several policy
+updates per forward pass", for every method).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.rollout import Bools, Floats, Ints
+from grpo_bench.forest.schedule import Schedule
+from grpo_bench.method import EdgeBatch, Method, MethodConfig
+from grpo_bench.sampling.engine import Trajectories
+from grpo_bench.sampling.gaussian import Likelihood, gaussian_kl, log_prob, transition_mean
+from grpo_bench.sampling.handle import Conditioning, Metered
+
+
+def default_clip(latent_numbers: int) -> float:
+    """1e-4 sqrt(65536 / D): the papers' 1e-4 belongs to SD3.5's D = 65,536; a mean log-prob's std goes as D^-1/2."""
+    return float(1e-4 * np.sqrt(65536 / latent_numbers))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one iteration trains on; edges E and parents K in the forest's node order, P prompts."""
+
+    forest: Forest
+    schedule: Schedule
+    trajectories: Trajectories
+    conditioning: Conditioning
+    advantage_EP: Floats
+    weight_E: Floats
+    keep_EP: Bools
+
+
+@dataclass
+class Diagnostics:
+    """What an update logs: sums over kept edges, by step of the schedule."""
+
+    edges_T: Ints
+    clipped_T: Ints
+    ratio_deviation: float = 0.0
+    kl: float = 0.0
+    norms: list[float] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """One line for the log: the clipped share by step, the largest |ratio - 1|, gradient norms and the KL."""
+        shares = [
+            f"{step}:{clipped / edges:.2f}"
+            for step, (edges, clipped) in enumerate(zip(self.edges_T, self.clipped_T, strict=True))
+            if edges
+        ]
+        norms = ", ".join(f"{norm:.3g}" for norm in self.norms)
+        kl = self.kl / max(int(self.edges_T.sum()), 1)
+        ratio = f"first ratio off by {self.ratio_deviation:.2e}, clipped by step {' '.join(shares)}"
+        return f"{ratio}, gradient {norms}, kl {kl:.2e}"
+
+    @classmethod
+    def empty(cls, steps: int) -> Diagnostics:
+        """Zero edges at every step."""
+        return cls(np.zeros(steps, np.int64), np.zeros(steps, np.int64))
+
+
+class Objective:
+    """Turns a batch into gradients.
+
+    Args:
+        method: its `edge_loss` and `needs`.
+        handle: charges one `train` evaluation a parent and prompt.
+        clip: half-width of the ratio clip.
+        beta: weight of the KL to the reference policy.
+        train_batch: parents in one forward and backward.
+    """
+
+    def __init__(
+        self,
+        method: Method[MethodConfig],
+        handle: Metered,
+        likelihood: Likelihood,
+        *,
+        clip: float,
+        beta: float,
+        train_batch: int,
+    ) -> None:
+        self._method, self._handle, self._likelihood = method, handle, likelihood
+        self._clip, self._beta, self._train_batch = clip, beta, train_batch
+        self.needs_reference = beta > 0 or "reference" in method.needs
+
+    def accumulate(self, batch: Batch, prompts: Ints, diagnostics: Diagnostics) -> tuple[float, int]:
+        """Backpropagate the mean loss over the kept edges of `prompts`, micro-batch by micro-batch.
+
+        Returns the loss and the number of edges; with no kept edge nothing is evaluated and both are zero.
+        """
+        keep_EP = np.zeros_like(batch.keep_EP)
+        keep_EP[:, prompts] = batch.keep_EP[:, prompts]
+        edges = int(keep_EP.sum())
+        total = 0.0
+        for parent_B, edge_M, row_M in _micro_batches(batch, keep_EP, self._train_batch):
+            loss = self._loss(batch, parent_B, edge_M, row_M, diagnostics).sum() / edges
+            loss.backward()
+            total += float(loss.detach())
+        return total, edges
+
+    def _loss(self, batch: Batch, parent_B: Ints, edge_M: Ints, row_M: Ints, diagnostics: Diagnostics) -> Tensor:
+        """Loss (M,) of the (edge, prompt) pairs `edge_M`, whose parents are rows `row_M` of the pairs `parent_B`."""
+        forest, schedule, grown = batch.forest, batch.schedule, batch.trajectories
+        device = grown.parent_KPCHW.device
+        step_B = forest.depth_N[forest.trained_parents[parent_B[:, 0]]]
+        step_M = step_B[row_M]
+
+        def on_device(values: Floats) -> Tensor:
+            return torch.as_tensor(values, dtype=torch.float32, device=device)
+
+        parent_rows, edge_rows = torch.as_tensor(parent_B, device=device), torch.as_tensor(edge_M, device=device)
+        row_of = torch.as_tensor(row_M, device=device)
+        x_BCHW = grown.parent_KPCHW[parent_rows[:, 0], parent_rows[:, 1]]
+        child_MCHW = grown.child_EPCHW[edge_rows[:, 0], edge_rows[:, 1]]
+        conditioning = batch.conditioning.select(parent_rows[:, 1])
+        sigma_B, cx_B, cv_B = (on_device(values[step_B]) for values in (schedule.sigmas, schedule.x_T, schedule.v_T))
+        std_M = on_device(schedule.std_T[step_M])
+        v_BCHW = self._handle.predict(x_BCHW, sigma_B, conditioning, "train")
+        mean_MCHW = transition_mean(x_BCHW, v_BCHW, cx_B, cv_B).index_select(0, row_of)
+        reference_MCHW = None
+        if self.needs_reference:
+            v_ref_BCHW = self._handle.predict_reference(x_BCHW, sigma_B, conditioning)
+            reference_MCHW = transition_mean(x_BCHW, v_ref_BCHW, cx_B, cv_B)[row_of]
+        old_mean = grown.old_mean_KPCHW
+        edge_batch = EdgeBatch(
+            logp=log_prob(child_MCHW, mean_MCHW, std_M, self._likelihood),
+            logp_old=grown.logp_EP[edge_rows[:, 0], edge_rows[:, 1]],
+            mean=mean_MCHW,
+            std=std_M,
+            h=on_device(schedule.h_T[step_M]),
+            advantage=on_device(batch.advantage_EP[edge_M[:, 0], edge_M[:, 1]]),
+            weight=on_device(batch.weight_E[edge_M[:, 0]]),
+            clip=self._clip,
+            old_mean=None if old_mean is None else old_mean[parent_rows[:, 0], parent_rows[:, 1]][row_of],
+            reference_mean=reference_MCHW,
+        )
+        loss_M = self._method.edge_loss(edge_batch)
+        if self._beta > 0 and reference_MCHW is not None:
+            kl_M = gaussian_kl(mean_MCHW, reference_MCHW, std_M)
+            loss_M = loss_M + self._beta * kl_M
+            diagnostics.kl += float(kl_M.detach().sum())
+        self._diagnose(edge_batch, step_M, diagnostics)
+        return loss_M
+
+    def _diagnose(self, batch: EdgeBatch, step_M: Ints, diagnostics: Diagnostics) -> None:
+        deviation_M = ((batch.logp.detach() - batch.logp_old).exp() - 1).abs().cpu().numpy()
+        if not diagnostics.norms:  # before the iteration's first optimiser step the ratio must be 1
+            diagnostics.ratio_deviation = max(diagnostics.ratio_deviation, float(deviation_M.max()))
+        np.add.at(diagnostics.edges_T, step_M, 1)
+        np.add.at(diagnostics.clipped_T, step_M, deviation_M > self._clip)
+
+
+def _micro_batches(batch: Batch, keep_EP: Bools, size: int) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Cut the parents of kept edges into micro-batches.
+
+    Yields the (parent, prompt) pairs of a micro-batch (B, 2), its kept (edge, prompt) pairs (M, 2), and each pair's
+    row among the parents (M,).
+    """
+    forest = batch.forest
+    parent_E = np.searchsorted(forest.trained_parents, forest.parent_N[forest.trained_edges_E])
+    used_KP = np.zeros((len(forest.trained_parents), keep_EP.shape[1]), dtype=bool)
+    np.logical_or.at(used_KP, parent_E, keep_EP)
+    pair_R2 = np.argwhere(used_KP)
+    row_KP = np.full(used_KP.shape, -1)
+    row_KP[used_KP] = np.arange(len(pair_R2))
+    edge_M2 = np.argwhere(keep_EP)
+    row_M = row_KP[parent_E[edge_M2[:, 0]], edge_M2[:, 1]]
+    for start in range(0, len(pair_R2), size):
+        inside_M = (row_M >= start) & (row_M < start + size)
+        yield pair_R2[start : start + size], edge_M2[inside_M], row_M[inside_M] - start

@@ -1,0 +1,115 @@
+"""What an iteration will cost, before anything runs: from the forest alone, without a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grpo_bench.config import BudgetKind, RunConfig, validated
+from grpo_bench.errors import UserError
+from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.schedule import Schedule
+from grpo_bench.method import Method, MethodConfig
+from grpo_bench.registry import METHODS
+from grpo_bench.sampling.kernels import make_schedule
+from grpo_bench.sampling.noise import Purpose, generator
+from grpo_bench.sampling.schedule import shifted_grid
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one iteration will spend, in the ledger's units (guided evaluations counted as two)."""
+
+    rollout_nfe: int
+    train_nfe: int
+    reference_nfe: int
+    images: int
+    trained_edges: int
+    reward_calls: int
+    updates: int
+
+    @property
+    def nfe(self) -> int:
+        """The budget's axis: rollout + reference + 3 x train (RULES.md, "Budgets")."""
+        return self.rollout_nfe + self.reference_nfe + 3 * self.train_nfe
+
+    def amount(self, kind: BudgetKind) -> float:
+        """The cost on a budget's axis; seconds are not known beforehand and count as zero."""
+        return {
+            "nfe": self.nfe,
+            "rollout-nfe": self.rollout_nfe,
+            "reward-calls": self.reward_calls,
+            "updates": self.updates,
+            "seconds": 0,
+            "iterations": 1,
+        }[kind]
+
+
+def make_method(config: RunConfig) -> Method[MethodConfig]:
+    """The configured method.
+
+    Raises:
+        UserError: unknown name, unknown setting or a value that breaks its rule.
+    """
+    kind = METHODS.get(config.method.name)
+    return kind(validated(kind.Config, config.method.settings, "method"))
+
+
+def plan_forest(method: Method[MethodConfig], seed: int, iteration: int, schedule: Schedule) -> Forest:
+    """The method's forest for an iteration; its draws depend on (seed, iteration) only."""
+    return method.plan(iteration, generator(seed, Purpose.PLAN, iteration), schedule)
+
+
+def plan_schedule(config: RunConfig) -> Schedule:
+    """The configured kernel on SD3's grid, where no model is loaded: its topology and costs are the model's own."""
+    return make_schedule(
+        shifted_grid(config.sampling.steps), config.sampling.kernel, config.sampling.noise, config.sampling.train_last
+    )
+
+
+def iteration_cost(forest: Forest, config: RunConfig, method: Method[MethodConfig]) -> Cost:
+    """The exact cost of one iteration before pruning."""
+    prompts = config.training.prompts
+    evaluations = prompts * (2 if config.sampling.guidance > 1 else 1)
+    reference = config.objective.beta > 0 or "reference" in method.needs
+    return Cost(
+        rollout_nfe=forest.rollout_nfe * evaluations,
+        train_nfe=forest.train_nfe * evaluations,
+        reference_nfe=forest.train_nfe * evaluations if reference else 0,
+        images=forest.images * prompts,
+        trained_edges=forest.trained_edges * prompts,
+        reward_calls=forest.images * prompts * len(config.reward.weights),
+        updates=config.training.updates,
+    )
+
+
+def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
+    """The first iteration's cost, after the checks that need no model.
+
+    Raises:
+        UserError: the method does not fit the schedule, nothing would be trained, or the budget is too small for it.
+    """
+    forest = plan_forest(method, config.seed, 0, plan_schedule(config))
+    if forest.forward_draws:
+        raise UserError(
+            f"method {config.method.name!r} asks for forward-process training, which this version does not do; "
+            "choose another method"
+        )
+    if not forest.trained_edges:
+        raise UserError(
+            f"method {config.method.name!r} trains no edge with kernel {config.sampling.kernel!r}; change one"
+        )
+    if config.sampling.kernel == "ode":
+        raise UserError("sampling.kernel = 'ode' draws no noise to learn from; choose flow-sde, dance-sde or cps")
+    if config.training.updates > config.training.prompts:
+        raise UserError(
+            f"training.updates = {config.training.updates} is more than training.prompts = {config.training.prompts}; "
+            "updates are split over prompts, so lower it"
+        )
+    cost = iteration_cost(forest, config, method)
+    kind, amount = config.budget_kind, config.budget_amount
+    if cost.amount(kind) > amount:
+        raise UserError(
+            f"a budget of {kind}={amount:g} is too small: one iteration of {config.method.name!r} costs "
+            f"{cost.amount(kind):g}; raise --budget or lower training.prompts"
+        )
+    return cost

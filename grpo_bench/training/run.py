@@ -1,0 +1,215 @@
+"""One run, from a config to a stored result: its id, its folder, its end, and its resume."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from grpo_bench.config import RunConfig, validated
+from grpo_bench.errors import Diverged, UserError
+from grpo_bench.evaluation.evaluator import Evaluation
+from grpo_bench.metering.environment import environment
+from grpo_bench.registry import METHODS, WORKLOADS
+from grpo_bench.store.record import RunRecord, Status
+from grpo_bench.store.run import RunStore
+from grpo_bench.training import checkpoint
+from grpo_bench.training.planning import check_plan, make_method
+from grpo_bench.training.session import Session, open_session, pick_device, splits
+from grpo_bench.training.trainer import Observer, Trainer
+from grpo_bench.versions import NUMERICS_VERSION, RULES_VERSION
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended; `fresh` is False when a stored result was found instead of run."""
+
+    store: RunStore
+    record: RunRecord
+    fresh: bool
+
+
+def start(
+    config: RunConfig, results: Path, observer: Observer, *, again: bool = False, command: Sequence[str] = ()
+) -> Outcome:
+    """Run `config`, or find its stored result; an unfinished run of the same id is resumed.
+
+    Raises:
+        UserError: anything in the config that does not fit, before a folder is made.
+    """
+    method = make_method(config)
+    config = config.model_copy(update={"method": _resolved(config, method.config.model_dump(exclude_none=True))})
+    check_plan(config, method)
+    hashes = _hashes(config)
+    run = run_id(config, hashes)
+    folder = results / run
+    if folder.exists() and again:
+        RunStore(folder).discard()
+    if folder.exists():
+        store = RunStore.open(run, results)
+        return Outcome(store, store.record, fresh=False) if store.record.status == "done" else resume(store, observer)
+    workload = WORKLOADS.get(config.workload)
+    record = RunRecord(
+        run=run,
+        method=config.method.name,
+        recipe=config.recipe or None,
+        reward=config.reward.name,
+        workload=config.workload,
+        seed=config.seed,
+        protocol=config.protocol,
+        tier="real" if config.model.path else workload.tier,
+        gold_is_proxy=workload.gold in ("", config.reward.name),
+        rules_version=RULES_VERSION,
+        numerics_version=NUMERICS_VERSION,
+        command=tuple(command),
+        device=pick_device().type,
+        hashes=hashes,
+        started=datetime.now(UTC),
+    )
+    return _execute(RunStore.create(results, run, config.to_toml(), record), observer)
+
+
+def resume(store: RunStore, observer: Observer) -> Outcome:
+    """Go on from the latest checkpoint; a finished run is returned as it is.
+
+    Raises:
+        UserError: the method, workload or weights have changed since, so that it would be another run.
+    """
+    if store.record.status == "done":
+        return Outcome(store, store.record, fresh=False)
+    config = stored_config(store)
+    changed = [name for name, digest in _hashes(config).items() if store.record.hashes.get(name) != digest]
+    if changed:
+        raise UserError(f"{store.record.run} cannot be resumed: its {changed[0]} has changed since; start it anew")
+    return _execute(store, observer)
+
+
+def stored_config(store: RunStore) -> RunConfig:
+    """The resolved config of a stored run.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    try:
+        table = tomllib.loads(store.config_toml())
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{store.folder}/config.toml is damaged ({error}); start the run anew") from error
+    return validated(RunConfig, table)
+
+
+def run_id(config: RunConfig, hashes: dict[str, str]) -> str:
+    """workload-method-sSEED-HASH: the hash covers all that determines the outcome (design: the store)."""
+    parts = [config.to_toml(), *sorted(hashes.values()), pick_device().type, str(NUMERICS_VERSION)]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
+    return f"{config.workload}-{config.method.name}-s{config.seed}-{digest}"[:64]
+
+
+def _execute(store: RunStore, observer: Observer) -> Outcome:
+    with store.lock(), _logged(store.run_log):
+        observer.started(store.record.run, store.folder)
+        config = stored_config(store)
+        store.save_record(store.record.model_copy(update={"status": "running", "reason": ""}))
+        try:
+            finished = _train(store, config, observer)
+            status: Status = "done" if finished else "interrupted"
+            reason = "" if finished else "stopped on request"
+        except Diverged as error:
+            status, reason = "diverged", str(error)
+        except KeyboardInterrupt:
+            status, reason = "interrupted", "stopped by a second interrupt"
+        except BaseException as error:
+            _finish(store, "failed", " ".join(f"{type(error).__name__}: {error}".split())[:500])
+            raise
+        return Outcome(store, _finish(store, status, reason), fresh=True)
+
+
+def _train(store: RunStore, config: RunConfig, observer: Observer) -> bool:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    session = open_session(config)
+    store.save_record(store.record.model_copy(update={"versions": environment()}))
+    log.info("clip %.3g, %d trained tensors", session.clip, len(session.policy.parameters()))
+    point = store.rewind()
+    if point is not None:
+        checkpoint.load(point.path, session)
+        log.info("resumed after iteration %d", session.ledger.iterations)
+    return Trainer(session, _StoreRecorder(store), observer).run()
+
+
+class _StoreRecorder:
+    """Writes points, images and checkpoints into a run's folder."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+
+    def point(self, row: dict[str, float], evaluation: Evaluation) -> None:
+        """Images first: a stored point always has its images."""
+        images = evaluation.images
+        self._store.save_images(
+            f"point-{int(row['iteration']):06d}", images.reshape(-1, *images.shape[2:]), images.shape[1]
+        )
+        self._store.append_point(row)
+
+    def checkpoint(self, session: Session) -> None:
+        """Everything a resume needs."""
+        self._store.save_prompts(session.evaluator.prompts)
+        self._store.save_checkpoint(session.ledger.iterations, lambda folder: checkpoint.save(folder, session))
+
+
+def _finish(store: RunStore, status: Status, reason: str) -> RunRecord:
+    record = store.record.model_copy(update={"status": status, "reason": reason, "finished": datetime.now(UTC)})
+    store.save_record(record)
+    return record
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Send the package's log to run.log as well."""
+    logger = logging.getLogger("grpo_bench")
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _resolved(config: RunConfig, settings: dict[str, object]) -> object:
+    return type(config.method)(name=config.method.name, **settings)
+
+
+def _hashes(config: RunConfig) -> dict[str, str]:
+    """sha256 of the method's source, the prompts, and the base weights."""
+    source = inspect.getsource(inspect.getmodule(METHODS.get(config.method.name)) or METHODS.get(config.method.name))
+    prompts = "\n".join(f"{split}\t{prompt}" for split, texts in sorted(splits(config).items()) for prompt in texts)
+    model = config.model.path or WORKLOADS.get(config.workload)().model(config)
+    return {
+        "method": hashlib.sha256(source.encode()).hexdigest(),
+        "prompts": hashlib.sha256(prompts.encode()).hexdigest(),
+        "weights": weights_hash(model),
+    }
+
+
+def weights_hash(source: str) -> str:
+    """sha256 over a model folder's file names and contents; a hub id stands for itself, as `hub:ID`."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return f"hub:{source}"
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(str(file.relative_to(folder)).encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()

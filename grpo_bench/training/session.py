@@ -1,0 +1,216 @@
+"""Everything one run holds in memory, made from its config: policy, prompts, rewards, method, ledger, optimiser."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from grpo_bench.config import RunConfig
+from grpo_bench.errors import UserError, nearest
+from grpo_bench.evaluation.evaluator import Evaluator
+from grpo_bench.evaluation.scoring import Rewards, make_rewards
+from grpo_bench.forest.schedule import Schedule
+from grpo_bench.metering.environment import peak_memory_bytes
+from grpo_bench.metering.ledger import Ledger
+from grpo_bench.method import Method, MethodConfig
+from grpo_bench.policies.base import Policy
+from grpo_bench.registry import POLICIES, WORKLOADS
+from grpo_bench.sampling.gaussian import Likelihood
+from grpo_bench.sampling.handle import Conditioning, Metered
+from grpo_bench.sampling.kernels import make_schedule
+from grpo_bench.sampling.noise import Purpose, generator
+from grpo_bench.training.objective import Objective, default_clip
+from grpo_bench.training.planning import make_method, plan_forest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """The live parts of a run. `evaluated_nfe` is the ledger's nfe at the last evaluation, -1 before the first."""
+
+    config: RunConfig
+    policy: Policy
+    method: Method[MethodConfig]
+    rewards: Rewards
+    schedule: Schedule
+    ledger: Ledger
+    handle: Metered
+    objective: Objective
+    optimiser: torch.optim.AdamW
+    likelihood: Likelihood
+    prompts: tuple[str, ...]
+    conditioning: Conditioning
+    evaluator: Evaluator
+    evaluated_nfe: int = -1
+
+    @property
+    def clip(self) -> float:
+        """Half-width of the ratio clip in force."""
+        return self.config.objective.clip or default_clip(int(np.prod(self.policy.latent_shape)))
+
+
+def pick_device() -> torch.device:
+    """The first CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def synchroniser(device: torch.device) -> Ledger:
+    """A ledger whose phases wait for `device`."""
+    if device.type == "cuda":
+        return Ledger(synchronize=torch.cuda.synchronize, memory=peak_memory_bytes)
+    return Ledger(memory=peak_memory_bytes)
+
+
+def load_policy(config: RunConfig, device: torch.device) -> Policy:
+    """The policy the config names, or its workload's own.
+
+    Raises:
+        UserError: unknown family, or a pipeline that cannot be loaded.
+    """
+    source = config.model.path or WORKLOADS.get(config.workload)().model(config)
+    return POLICIES.get(config.model.policy).load(source, config.model, device)
+
+
+def splits(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
+    """The config's prompts by split: of its file, else its workload's.
+
+    Raises:
+        UserError: a broken file, or no such split to evaluate.
+    """
+    from grpo_bench.workloads.prompts import PromptsWorkload
+
+    source = PromptsWorkload() if config.prompts else WORKLOADS.get(config.workload)()
+    found = source.prompts(config)
+    if config.evaluation.split not in found:
+        raise UserError(
+            f"evaluation.split = {config.evaluation.split!r} is not one of the prompts' splits; "
+            f"{nearest(config.evaluation.split, found)}"
+        )
+    return found
+
+
+def open_session(config: RunConfig) -> Session:
+    """Load, encode, release the encoders, measure the base's velocities, warm up; all of it in the phase `setup`.
+
+    Raises:
+        UserError: anything in the config that does not fit.
+    """
+    device = pick_device()
+    ledger = synchroniser(device)
+    with ledger.phase("setup"):
+        return _build(config, device, ledger)
+
+
+def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
+    method = make_method(config)
+    prompts = splits(config)
+    workload = WORKLOADS.get(config.workload)
+    held_out = evaluation_prompts(prompts[config.evaluation.split], config.evaluation.prompts)
+    rewards = make_rewards([*config.reward.weights, *([workload.gold] if workload.gold else [])], config.reward)
+    policy = load_policy(config, device)
+    conditioning, eval_conditioning = policy.encode(prompts["train"]), policy.encode(held_out)
+    policy.release_encoders()
+    training, evaluation = config.training, config.evaluation
+    handle = Metered(policy, ledger, guidance=config.sampling.guidance, batch=training.rollout_batch)
+    eval_handle = Metered(policy, ledger, guidance=evaluation.guidance, batch=training.rollout_batch)
+    schedule = make_schedule(
+        policy.sigmas(config.sampling.steps), config.sampling.kernel, config.sampling.noise, config.sampling.train_last
+    )
+    evaluator = Evaluator(
+        policy,
+        eval_handle,
+        eval_conditioning.to(device),
+        held_out,
+        evaluation,
+        rewards,
+        weights=config.reward.weights,
+        gold=workload.gold,
+        decode_batch=training.decode_batch,
+    )
+    if config.objective.beta > 0 or "reference" in method.needs:
+        policy.keep_reference()
+    likelihood = Likelihood(config.objective.reduction, config.objective.logprob_scale)
+    latent_numbers = int(np.prod(policy.latent_shape))
+    objective = Objective(
+        method,
+        handle,
+        likelihood,
+        clip=config.objective.clip or default_clip(latent_numbers),
+        beta=config.objective.beta,
+        train_batch=training.train_batch,
+    )
+    optimiser = torch.optim.AdamW(
+        [weight for _, weight in policy.parameters()],
+        lr=training.learning_rate,
+        betas=(training.beta1, training.beta2),
+        weight_decay=training.weight_decay,
+    )
+    session = Session(
+        config=config,
+        policy=policy,
+        method=method,
+        rewards={name: rewards[name] for name in config.reward.weights},
+        schedule=schedule,
+        ledger=ledger,
+        handle=handle,
+        objective=objective,
+        optimiser=optimiser,
+        likelihood=likelihood,
+        prompts=prompts["train"],
+        conditioning=conditioning,
+        evaluator=evaluator,
+    )
+    warm_up(session)
+    return session
+
+
+def evaluation_prompts(prompts: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """`count` prompts spread evenly over a split (all of them when there are fewer), the same for every run."""
+    if count >= len(prompts):
+        return prompts
+    return tuple(prompts[i * len(prompts) // count] for i in range(count))
+
+
+def iteration_prompts(seed: int, iteration: int, available: int, count: int) -> np.ndarray:
+    """Indices (P,) of an iteration's prompts: the next `count` of seeded permutations of the training prompts."""
+    wanted = np.arange(iteration * count, (iteration + 1) * count)
+    index = np.empty(count, dtype=np.int64)
+    for epoch in np.unique(wanted // available):
+        order = generator(seed, Purpose.PROMPTS, int(epoch)).permutation(available)
+        inside = wanted // available == epoch
+        index[inside] = order[wanted[inside] % available]
+    return index
+
+
+def warm_up(session: Session) -> None:
+    """One untimed evaluation and one forward and backward per batch shape of the first iteration.
+
+    No optimiser step, own random streams; charged to `setup`, so that the clock starts on warm kernels.
+    """
+    config, policy, handle = session.config, session.policy, session.handle
+    forest = plan_forest(session.method, config.seed, 0, session.schedule)
+    prompts = config.training.prompts
+    sizes = {len(forest.nodes_at(step)) * prompts for step in range(forest.steps)}
+    rollout = _micro_batch_sizes(sizes, config.training.rollout_batch)
+    train = _micro_batch_sizes({len(forest.trained_parents) * prompts}, config.training.train_batch)
+    stream = generator(config.seed, Purpose.WARMUP, 0)
+    for size, gradient in [(s, False) for s in sorted(rollout)] + [(s, True) for s in sorted(train)]:
+        x_BCHW = torch.from_numpy(stream.standard_normal((size, *policy.latent_shape), dtype=np.float32))
+        row_B = torch.zeros(size, dtype=torch.int64)
+        sigma_B = torch.full((size,), 0.5, device=policy.device)
+        with torch.set_grad_enabled(gradient):
+            conditioning = session.conditioning.select(row_B).to(policy.device)
+            v_BCHW = handle.predict(x_BCHW.to(policy.device), sigma_B, conditioning, "setup")
+            if gradient:
+                v_BCHW.square().mean().backward()
+    session.optimiser.zero_grad(set_to_none=True)
+
+
+def _micro_batch_sizes(sizes: set[int], batch: int) -> set[int]:
+    """The sizes that occur when `sizes` are cut into micro-batches of `batch`."""
+    return {part for size in sizes for part in (min(size, batch), size % batch) if part}

@@ -1,0 +1,253 @@
+"""The loop: plan, roll out, score, credit, update; evaluate at the grid's marks; stop at the budget.
+
+The harness owns the clock, the counters, the evaluation grid and the budget; a method cannot touch them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from grpo_bench.errors import Diverged
+from grpo_bench.evaluation.evaluator import Evaluation
+from grpo_bench.evaluation.scoring import score
+from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.rollout import Credit, Floats, Rollout
+from grpo_bench.metering.ledger import Counts, check
+from grpo_bench.sampling.engine import Trajectories, grow
+from grpo_bench.sampling.handle import Conditioning
+from grpo_bench.sampling.noise import Noise
+from grpo_bench.training.objective import Batch, Diagnostics
+from grpo_bench.training.planning import iteration_cost, plan_forest
+from grpo_bench.training.session import Session, iteration_prompts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished iteration, for display."""
+
+    iteration: int
+    spent: float
+    budget: float
+    reward: float
+    nfe: int
+    seconds: float
+
+
+class Observer(Protocol):
+    """What watches a run: a terminal, a log, a sweep. It cannot change the run, only ask it to stop."""
+
+    def started(self, run: str, folder: Path) -> None:
+        """Once, when the run's folder is locked and before anything is loaded."""
+
+    def iteration(self, progress: Progress) -> None:
+        """After each iteration."""
+
+    def evaluated(self, row: dict[str, float], evaluation: Evaluation) -> None:
+        """After each evaluation, with the point that was stored."""
+
+    def should_stop(self) -> bool:
+        """Asked between iterations: end cleanly, to be resumed later."""
+
+
+class Recorder(Protocol):
+    """Where points and checkpoints go."""
+
+    def point(self, row: dict[str, float], evaluation: Evaluation) -> None:
+        """Store one evaluation."""
+
+    def checkpoint(self, session: Session) -> None:
+        """Store what a resume needs."""
+
+
+class Trainer:
+    """Runs one session to its budget."""
+
+    def __init__(self, session: Session, recorder: Recorder, observer: Observer) -> None:
+        self.session, self._recorder, self._observer = session, recorder, observer
+        self._ledger, self._config = session.ledger, session.config
+
+    def run(self) -> bool:
+        """Train until the budget is spent; False when the observer asked to stop before that.
+
+        Raises:
+            Diverged: a NaN or Inf in the policy, a reward or a gradient; the last good checkpoint stays.
+        """
+        if self.session.evaluated_nfe < 0:
+            self._evaluate()
+        while True:
+            with self._ledger.phase("plan"):
+                forest = plan_forest(
+                    self.session.method, self._config.seed, self._ledger.iterations, self.session.schedule
+                )
+            if not self._fits(forest):
+                break
+            if self._observer.should_stop():
+                self._save()
+                return False
+            self._iterate(forest)
+            due = self._due()
+            if due:
+                self._evaluate()
+            elif self._ledger.iterations % self._config.training.checkpoint_every == 0:
+                self._save()
+        if self.session.evaluated_nfe != self._ledger.nfe:
+            self._evaluate()
+        return True
+
+    def _fits(self, forest: Forest) -> bool:
+        """Counted budgets end with the last iteration that fits, seconds with the first past it."""
+        kind, budget = self._config.budget_kind, self._config.budget_amount
+        spent = self._ledger.amount(kind)
+        if kind == "seconds":
+            return spent < budget
+        return spent + iteration_cost(forest, self._config, self.session.method).amount(kind) <= budget
+
+    def _due(self) -> bool:
+        """Whether the last iteration passed a mark of the evaluation grid."""
+        every = self._config.evaluation.every
+        return every > 0 and self._ledger.nfe // every > self.session.evaluated_nfe // every
+
+    def _iterate(self, forest: Forest) -> None:
+        session, before, started = self.session, self._ledger.counts(), self._ledger.seconds
+        spent_before = self._ledger.nfe
+        with self._ledger.phase("rollout"):
+            index_P = iteration_prompts(
+                self._config.seed, self._ledger.iterations, len(session.prompts), self._config.training.prompts
+            )
+            prompts = [session.prompts[index] for index in index_P]
+            conditioning = session.conditioning.select(torch.as_tensor(index_P)).to(session.policy.device)
+            noise = Noise(self._config.seed, self._ledger.iterations, prompts, session.policy.latent_shape)
+            grown = grow(
+                forest,
+                session.schedule,
+                session.handle,
+                conditioning,
+                noise,
+                likelihood=session.likelihood,
+                old_mean="old_mean" in session.method.needs,
+            )
+        rollout = self._score(forest, grown, prompts)
+        with self._ledger.phase("credit"):
+            batch = self._credit(forest, grown, rollout, conditioning)
+        with self._ledger.phase("train"):
+            diagnostics = self._update(batch)
+        self._check_cost(forest, batch, self._ledger.counts() - before)
+        self._ledger.count("iterations")
+        reward = float(np.mean(sum(w * rollout.rewards[name] for name, w in self._config.reward.weights.items())))
+        self._report(reward, diagnostics, spent_before, started)
+
+    def _score(self, forest: Forest, grown: Trajectories, prompts: list[str]) -> Rollout:
+        """Decode and score every leaf; latents are dropped with it."""
+        session, leaf_LPCHW = self.session, grown.leaf_LPCHW
+        if not bool(torch.isfinite(leaf_LPCHW).all()):
+            raise Diverged(f"the policy gave a NaN or Inf in the rollout of iteration {self._ledger.iterations}")
+        with self._ledger.phase("decode"):
+            latent_BCHW = leaf_LPCHW.flatten(0, 1)
+            batch = self._config.training.decode_batch
+            images_BCHW = torch.cat([session.policy.decode(chunk) for chunk in latent_BCHW.split(batch)])
+            self._ledger.count("decodes", len(images_BCHW))
+            self._ledger.count("images", len(images_BCHW))
+        with self._ledger.phase("reward"):
+            names = prompts * forest.images
+            rewards = {}
+            for name, reward in session.rewards.items():
+                rewards[name] = score(reward, images_BCHW, names).reshape(forest.images, len(prompts))
+                self._ledger.count_reward(name, len(names))
+        logp_NP = np.zeros((forest.nodes, len(prompts)))
+        logp_NP[forest.trained_edges_E] = grown.logp_EP.cpu().numpy()
+        return Rollout(forest, rewards, logp_NP, self._config.reward.weights, self._config.reward.combine)
+
+    def _credit(self, forest: Forest, grown: Trajectories, rollout: Rollout, conditioning: Conditioning) -> Batch:
+        session = self.session
+        credit = session.method.credit(rollout)
+        edge_E = forest.trained_edges_E
+        clip = self._config.objective.advantage_clip
+        weight_N = session.method.weights(forest, session.schedule)
+        return Batch(
+            forest=forest,
+            schedule=session.schedule,
+            trajectories=grown,
+            conditioning=conditioning,
+            advantage_EP=np.clip(_finite(credit, forest)[edge_E], -clip, clip),
+            weight_E=np.ones(len(edge_E)) if weight_N is None else weight_N[edge_E],
+            keep_EP=np.ones_like(rollout.logp_NP[edge_E], dtype=bool)
+            if credit.keep_NP is None
+            else credit.keep_NP[edge_E],
+        )
+
+    def _update(self, batch: Batch) -> Diagnostics:
+        """The iteration's optimiser steps, split over its prompts."""
+        session, training = self.session, self._config.training
+        diagnostics = Diagnostics.empty(batch.schedule.steps)
+        weights = [weight for _, weight in session.policy.parameters()]
+        for prompts in np.array_split(np.arange(batch.keep_EP.shape[1]), training.updates):
+            loss, edges = session.objective.accumulate(batch, prompts, diagnostics)
+            if not edges:
+                continue
+            norm = float(torch.nn.utils.clip_grad_norm_(weights, training.max_grad_norm))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise Diverged(
+                    f"the loss was {loss:g} and the gradient norm {norm:g} in iteration {self._ledger.iterations}"
+                )
+            session.optimiser.step()
+            session.optimiser.zero_grad(set_to_none=True)
+            self._ledger.count("updates")
+            self._ledger.count("trained_edges", edges)
+            diagnostics.norms.append(norm)
+        return diagnostics
+
+    def _check_cost(self, forest: Forest, batch: Batch, counted: Counts) -> None:
+        """The forest's exact cost, narrowed by what the method kept, must be what the ledger counted."""
+        prompts = batch.keep_EP.shape[1]
+        keep_NP = np.zeros((forest.nodes, prompts), dtype=bool)
+        keep_NP[forest.trained_edges_E] = batch.keep_EP
+        train_nfe, edges = forest.kept_cost(keep_NP)
+        cost = self.session.handle.cost
+        reference = train_nfe * cost if self.session.objective.needs_reference else 0
+        declared = Counts(
+            forest.rollout_nfe * prompts * cost, train_nfe * cost, reference, edges, forest.images * prompts
+        )
+        check(declared, counted)
+
+    def _report(self, reward: float, diagnostics: Diagnostics, nfe: int, seconds: float) -> None:
+        log.info("iteration %d: reward %.4f, %s", self._ledger.iterations, reward, diagnostics.describe())
+        self._observer.iteration(
+            Progress(
+                iteration=self._ledger.iterations,
+                spent=float(self._ledger.amount(self._config.budget_kind)),
+                budget=self._config.budget_amount,
+                reward=reward,
+                nfe=self._ledger.nfe - nfe,
+                seconds=self._ledger.seconds - seconds,
+            )
+        )
+
+    def _evaluate(self) -> None:
+        with self._ledger.phase("eval"):
+            evaluation = self.session.evaluator.evaluate()
+        self.session.evaluated_nfe = self._ledger.nfe
+        row = self._ledger.row() | evaluation.columns
+        with self._ledger.phase("io"):
+            self._recorder.point(row, evaluation)
+        log.info("point at %d nfe: proxy %.4f, gold %.4f", self._ledger.nfe, row["proxy"], row["gold"])
+        self._observer.evaluated(row, evaluation)
+        self._save()
+
+    def _save(self) -> None:
+        with self._ledger.phase("io"):
+            self._recorder.checkpoint(self.session)
+
+
+def _finite(credit: Credit, forest: Forest) -> Floats:
+    if credit.advantage_NP.shape[0] != forest.nodes or not np.isfinite(credit.advantage_NP).all():
+        raise Diverged("the method's credit holds a NaN or Inf, or not one row a node")
+    return credit.advantage_NP
