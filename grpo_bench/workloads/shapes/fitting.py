@@ -1,0 +1,153 @@
+"""The two training loops of `pretrain`: the autoencoder on pictures, then transformer and text encoders on its latents.
+
+Flow matching as in SD3 (arXiv 2403.03206, section 2): x = (1 - sigma) x0 + sigma eps, target velocity eps - x0,
+sigma logit-normal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grpo_bench.errors import Diverged
+from grpo_bench.workloads.shapes.parts import MAX_TOKENS
+from grpo_bench.workloads.shapes.render import render
+from grpo_bench.workloads.shapes.scenes import Scene, parse, prompts
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
+    from torch import Generator, Tensor
+    from torch.nn import Parameter
+    from torch.optim import Optimizer
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(phase, steps done, steps in all)."""
+
+VAE_BATCH, VAE_LR, KL_WEIGHT = 32, 1.5e-3, 2e-5
+FLOW_BATCH, FLOW_LR, DROPOUT, EMA = 64, 1e-3, 0.1, 0.999
+ALONE = 0.2
+"""Share of one-object scenes among the pictures; the prompts themselves are nearly all of two."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Training pictures (P, 3, 32, 32) as bytes, and each one's place in the captions (P,)."""
+
+    pixels: Tensor
+    caption: Tensor
+    captions: tuple[str, ...]
+
+
+def draw_pictures(count: int, seed: int) -> Pictures:
+    """Pictures of the split `train`, with random nuisance."""
+    import torch
+
+    rng = np.random.default_rng(seed)
+    captions = prompts("train")
+    scenes: list[Scene] = [parse(text) for text in captions]
+    alone = np.array([scene.second is None for scene in scenes])
+    weight = np.where(alone, ALONE / alone.sum(), (1 - ALONE) / (~alone).sum())
+    index = rng.choice(len(scenes), size=count, p=weight)
+    parts = [render([scenes[i] for i in index[start : start + 256]], rng) for start in range(0, count, 256)]
+    pixels = np.concatenate([(part * 255 + 0.5).astype(np.uint8) for part in parts])
+    return Pictures(torch.from_numpy(pixels), torch.from_numpy(index), captions)
+
+
+def to_input(pixels: Tensor) -> Tensor:
+    """Bytes to the autoencoder's range [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def fit_vae(vae: AutoencoderKL, pictures: Pictures, steps: int, generator: Generator, progress: Progress) -> None:
+    """Trains the autoencoder in place on squared error and a faint KL, then gives its latents mean 0 and variance 1."""
+    import torch
+
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=VAE_LR, betas=(0.9, 0.99), weight_decay=0.01)
+    for step in range(steps):
+        _set_rate(optimiser, VAE_LR * _schedule(step, steps))
+        index = torch.randint(len(pictures.pixels), (VAE_BATCH,), generator=generator)
+        x_BCHW = to_input(pictures.pixels[index])
+        posterior = vae.encode(x_BCHW).latent_dist
+        error = (vae.decode(posterior.sample(generator)).sample - x_BCHW).square().mean()
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        _descend(optimiser, error + KL_WEIGHT * kl, vae.parameters())
+        progress("autoencoder", step + 1, steps)
+    z = encode(vae, pictures.pixels[:4096])
+    vae.register_to_config(shift_factor=float(z.mean()), scaling_factor=float(1 / z.std()))
+
+
+def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """The mean latents (P, 4, 8, 8) of pictures, not yet normalised."""
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([vae.encode(to_input(part)).latent_dist.mean for part in pixels.split(256)])
+
+
+def fit_flow(
+    pipe: StableDiffusion3Pipeline, pictures: Pictures, steps: int, generator: Generator, progress: Progress
+) -> None:
+    """Trains transformer and text encoders in place by flow matching on latents; leaves their averaged weights."""
+    import torch
+
+    z = (encode(pipe.vae, pictures.pixels) - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
+    texts = [*pictures.captions, ""]
+    tokens = torch.tensor(pipe.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS).input_ids)
+    weights = [p for part in (pipe.transformer, pipe.text_encoder, pipe.text_encoder_2) for p in part.parameters()]
+    average = [weight.detach().clone() for weight in weights]
+    optimiser = torch.optim.AdamW(weights, lr=FLOW_LR, betas=(0.9, 0.99), weight_decay=0.01, foreach=True)
+    for step in range(steps):
+        _set_rate(optimiser, FLOW_LR * _schedule(step, steps))
+        index = torch.randint(len(z), (FLOW_BATCH,), generator=generator)
+        dropped = torch.rand(FLOW_BATCH, generator=generator) < DROPOUT
+        text = tokens[torch.where(dropped, len(texts) - 1, pictures.caption[index])]
+        _descend(optimiser, _flow_loss(pipe, z[index], text, generator), weights)
+        torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - min(EMA, (1 + step) / (10 + step)))
+        progress("transformer", step + 1, steps)
+    with torch.no_grad():
+        for weight, mean in zip(weights, average, strict=True):
+            weight.copy_(mean)
+
+
+def _flow_loss(pipe: StableDiffusion3Pipeline, x0: Tensor, tokens: Tensor, generator: Generator) -> Tensor:
+    import torch
+
+    sigma = torch.sigmoid(0.3 + 1.2 * torch.randn(len(x0), generator=generator))
+    noise = torch.randn(x0.shape, generator=generator)
+    x = torch.lerp(x0, noise, sigma[:, None, None, None])
+    read = [encoder(tokens, output_hidden_states=True) for encoder in (pipe.text_encoder, pipe.text_encoder_2)]
+    velocity = pipe.transformer(
+        hidden_states=x,
+        encoder_hidden_states=torch.cat([out.hidden_states[-2] for out in read], -1),  # what the pipeline reads
+        pooled_projections=torch.cat([out.text_embeds for out in read], -1),
+        timestep=1000 * sigma,
+    ).sample
+    loss: Tensor = (velocity - (noise - x0)).square().mean()
+    return loss
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Linear warm-up over the first 3%, then half a cosine down to 2%."""
+    warm = min(1.0, (step + 1) / max(1, 0.03 * steps))
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def _set_rate(optimiser: Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def _descend(optimiser: Optimizer, loss: Tensor, weights: Iterable[Parameter]) -> None:
+    import torch
+
+    if not torch.isfinite(loss):
+        raise Diverged("the pretraining loss is not a finite number")
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    optimiser.step()
