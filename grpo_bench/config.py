@@ -136,6 +136,10 @@ class TrainingSection(Section):
     """AdamW's second moment decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Evaluate an exponential moving average of the weights with this decay; 0: the weights themselves."""
+    ema_every: int = Field(1, ge=1)
+    """Optimiser steps between two averagings."""
     rollout_batch: int = Field(256, ge=1)
     """Latents in one no-gradient evaluation."""
     train_batch: int = Field(64, ge=1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from grpo_bench.training.session import Session
 
 OPTIMISER = "optimiser.safetensors"
+EMA = "ema.safetensors"
 STATE = "state.json"
 
 
@@ -23,6 +24,7 @@ def save(folder: Path, session: Session) -> None:
     """
     session.policy.save(folder)
     save_file(_moments(session), folder / OPTIMISER)
+    save_file(session.ema.tensors(), folder / EMA)
     state: dict[str, JsonValue] = {
         "ledger": session.ledger.state_dict(),
         "method": json.loads(json.dumps(session.method.state_dict())),
@@ -35,6 +37,7 @@ def load(folder: Path, session: Session) -> None:
     """Put back what `save` wrote, bit for bit."""
     session.policy.restore(folder)
     _load_moments(load_file(folder / OPTIMISER), session)
+    session.ema.load(load_file(folder / EMA))
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     session.ledger.load_state_dict(state["ledger"])
     session.method.load_state_dict(state["method"])

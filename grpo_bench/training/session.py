@@ -23,6 +23,7 @@ from grpo_bench.sampling.gaussian import Likelihood
 from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Purpose, generator
+from grpo_bench.training.ema import Ema
 from grpo_bench.training.objective import Objective, default_clip
 from grpo_bench.training.planning import make_method, plan_forest
 
@@ -46,6 +47,7 @@ class Session:
     prompts: tuple[str, ...]
     conditioning: Conditioning
     evaluator: Evaluator
+    ema: Ema
     evaluated_nfe: int = -1
 
     @property
@@ -164,6 +166,7 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
         prompts=prompts["train"],
         conditioning=conditioning,
         evaluator=evaluator,
+        ema=Ema(policy, training.ema_decay, training.ema_every),
     )
     warm_up(session)
     return session

@@ -200,6 +200,7 @@ class Trainer:
                 )
             session.optimiser.step()
             session.optimiser.zero_grad(set_to_none=True)
+            session.ema.update()
             self._ledger.count("updates")
             self._ledger.count("trained_edges", edges)
             diagnostics.norms.append(norm)
@@ -232,7 +233,7 @@ class Trainer:
         )
 
     def _evaluate(self) -> None:
-        with self._ledger.phase("eval"):
+        with self._ledger.phase("eval"), self.session.ema.applied():
             evaluation = self.session.evaluator.evaluate()
         self.session.evaluated_nfe = self._ledger.nfe
         row = self._ledger.row() | evaluation.columns
