@@ -95,7 +95,7 @@ class Registry(Generic[T]):
         found = {}
         for value in vars(module).values():
             own = inspect.isclass(value) and value.__module__ == module.__name__
-            if own and issubclass(value, base) and not inspect.isabstract(value) and getattr(value, "name", ""):
+            if own and issubclass(value, base) and not inspect.isabstract(value) and hasattr(value, "name"):
                 found[str(value.name)] = cast(T, value)
         return found
 
