@@ -199,7 +199,7 @@ class RunConfig(Section):
     @field_validator("budget")
     @classmethod
     def _one_budget(cls, budget: dict[BudgetKind, float]) -> dict[BudgetKind, float]:
-        if len(budget) != 1 or next(iter(budget.values())) <= 0:
+        if len(budget) != 1 or not 0 < next(iter(budget.values())) < float("inf"):
             raise ValueError("must hold exactly one positive amount, such as nfe = 60000")
         return budget
 
@@ -212,6 +212,13 @@ class RunConfig(Section):
     def budget_amount(self) -> float:
         """How much of it may be spent."""
         return self.budget[self.budget_kind]
+
+    @property
+    def evaluation_every(self) -> float:
+        """Distance of the evaluation grid's marks in `nfe`; 0 where only the first and last point are evaluated."""
+        if self.evaluation.every == 0 and self.budget_kind == "nfe":
+            return self.budget_amount / 10
+        return self.evaluation.every
 
     def to_toml(self) -> str:
         """The resolved config as TOML; reading it back gives an equal config."""
@@ -250,9 +257,11 @@ def parse_set(assignment: str) -> Table:
     if not equals or not key.strip():
         raise UserError(f"--set takes KEY=VALUE, such as method.group=16, not {assignment!r}")
     try:
-        value: object = tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        value = text
+        parsed = {}
+    # A newline in the text could start a second assignment, which must not vanish.
+    value: object = parsed["value"] if list(parsed) == ["value"] else text
     for part in reversed(key.strip().split(".")):
         value = {part: value}
     assert isinstance(value, dict)
@@ -347,14 +356,17 @@ def validated(model: type[M], table: Mapping[str, object], where: str = "") -> M
         key = ".".join([where, *loc] if where else loc)
         if first["type"] == "extra_forbidden":
             raise UserError(f"no setting is named {key!r}; {_near_key(model, loc, where)}") from error
+        if model is RunConfig and loc[0] == "budget" and len(loc) > 1 and first["type"] == "literal_error":
+            raise UserError(f"no budget is named {loc[1]!r}; {nearest(loc[1], BUDGET_KINDS)}") from error
         reason = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{key} = {first['input']!r} is not allowed: {reason[0].lower()}{reason[1:]}") from error
 
 
 def _near_key(model: type[BaseModel], loc: Sequence[str], where: str) -> str:
     for part in loc[:-1]:
-        annotation = model.model_fields[part].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return "remove it"  # inside a plugin's list, mapping or union, whose keys cannot be told apart
         model = annotation
     prefix = ".".join([part for part in (where, *loc[:-1]) if part])
     return nearest(

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from grpo_bench.errors import UserError, nearest
+from grpo_bench.store.names import check_name
 
 if TYPE_CHECKING:
     from grpo_bench.method import Method, MethodConfig
@@ -69,11 +70,12 @@ class Registry(Generic[T]):
         sources = self._sources()
         if name not in sources:
             raise UserError(f"no {self.kind} is named {name!r}; {nearest(name, sources)}")
+        check_name(name, self.kind)
         try:
             return sources[name].load()
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{self.kind} {name!r} from {sources[name].origin} cannot be loaded: {reason}") from error
 
@@ -82,8 +84,8 @@ class Registry(Generic[T]):
         return [self._describe(name, source) for name, source in sorted(self._sources().items())]
 
     def add(self, name: str, load: Callable[[], T], *, origin: str, version: str = "") -> None:
-        """Register a plugin's class. A name that is taken is an error."""
-        taken = self._sources().get(name)
+        """Register a plugin's class. A name that is taken, or that no file could have, is an error."""
+        taken = self._sources().get(check_name(name, self.kind))
         if taken is not None:
             raise UserError(f"{self.kind} {name!r} from {origin} is already registered by {taken.origin}; rename one")
         self._plugins[name] = _Source(origin, version, load)
@@ -120,7 +122,7 @@ class Registry(Generic[T]):
     def _describe(self, name: str, source: _Source[T]) -> Entry:
         try:
             value = source.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return Entry(name, "", "", source.origin, source.version, f"{type(error).__name__}: {error}")
         summary = (inspect.getdoc(value) or "").split("\n")[0]
         return Entry(name, summary, str(getattr(value, "paper", "")), source.origin, source.version, None)
@@ -163,7 +165,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(f"plugin {str(path)!r} cannot be imported: {type(error).__name__}: {error}") from error
     return module
@@ -172,5 +174,5 @@ def _import_file(path: Path) -> ModuleType:
 def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"plugin {name!r} cannot be imported: {type(error).__name__}: {error}") from error

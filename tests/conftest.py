@@ -26,3 +26,13 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "results"
     monkeypatch.setenv("GRPO_BENCH_RESULTS", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random tiny SD3 pipeline; read only."""
+    from tiny import make
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    make(folder)
+    return folder

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grpo_bench.config import RewardSection, validated
-from grpo_bench.errors import Diverged, UserError
+from grpo_bench.errors import Diverged, UserError, nearest
 from grpo_bench.forest.rollout import Floats
 from grpo_bench.registry import REWARDS
 from grpo_bench.reward import Reward, RewardConfig
@@ -23,6 +23,12 @@ def make_rewards(names: Sequence[str], section: RewardSection) -> Rewards:
     Raises:
         UserError: unknown name or setting.
     """
+    for key in section.model_extra or {}:
+        if key not in names:
+            raise UserError(
+                f"no setting is named 'reward.{key}'; {nearest(key, ['name', 'combine', *names])} "
+                "(a table belongs to a reward in use)"
+            )
     made = {}
     for name in dict.fromkeys(names):
         kind = REWARDS.get(name)

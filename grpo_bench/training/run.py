@@ -7,7 +7,7 @@ import inspect
 import logging
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from grpo_bench.errors import Diverged, UserError
 from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.metering.environment import environment
 from grpo_bench.registry import METHODS, WORKLOADS
+from grpo_bench.store.atomic import saving
 from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import RunStore
 from grpo_bench.training import checkpoint
@@ -76,7 +77,14 @@ def start(
         hashes=hashes,
         started=datetime.now(UTC),
     )
-    return _execute(RunStore.create(results, run, config.to_toml(), record), observer)
+    store = RunStore.create(results, run, config.to_toml(), record)
+    try:
+        return _execute(store, observer)
+    except UserError:
+        # What does not fit may show only when the model or a reward is loaded; no empty run stays behind for it.
+        if not store.rows():
+            store.discard()
+        raise
 
 
 def resume(store: RunStore, observer: Observer) -> Outcome:
@@ -111,7 +119,7 @@ def run_id(config: RunConfig, hashes: dict[str, str]) -> str:
     """workload-method-sSEED-HASH: the hash covers all that determines the outcome (design: the store)."""
     parts = [config.to_toml(), *sorted(hashes.values()), pick_device().type, str(NUMERICS_VERSION)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
-    return f"{config.workload}-{config.method.name}-s{config.seed}-{digest}"[:64]
+    return f"{config.workload}-{config.method.name}-s{config.seed}"[:53] + f"-{digest}"
 
 
 def _execute(store: RunStore, observer: Observer) -> Outcome:
@@ -127,8 +135,11 @@ def _execute(store: RunStore, observer: Observer) -> Outcome:
             status, reason = "diverged", str(error)
         except KeyboardInterrupt:
             status, reason = "interrupted", "stopped by a second interrupt"
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            status, reason = "failed", f"out of memory ({_one_line(error)}); lower the batches of [training]"
         except BaseException as error:
-            _finish(store, "failed", " ".join(f"{type(error).__name__}: {error}".split())[:500])
+            with suppress(UserError):  # a full disk refuses the record too; the first error is the one to tell
+                _finish(store, "failed", _one_line(error))
             raise
         return Outcome(store, _finish(store, status, reason), fresh=True)
 
@@ -171,11 +182,28 @@ def _finish(store: RunStore, status: Status, reason: str) -> RunRecord:
     return record
 
 
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
+class _RunLog(logging.FileHandler):
+    """A log that a full disk cannot turn into tracebacks on stderr: the store says so, in one sentence."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop the line."""
+
+    def close(self) -> None:
+        """Close, whether or not what is left can be written."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Send the package's log to run.log as well."""
     logger = logging.getLogger("grpo_bench")
-    handler = logging.FileHandler(path, encoding="utf-8")
+    with saving("the log", path):
+        handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     try:

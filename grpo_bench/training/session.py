@@ -114,7 +114,9 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
     workload = WORKLOADS.get(config.workload)
     held_out = evaluation_prompts(prompts[config.evaluation.split], config.evaluation.prompts)
     rewards = make_rewards([*config.reward.weights, *([workload.gold] if workload.gold else [])], config.reward)
-    policy = load_policy(config, device)
+    with torch.random.fork_rng():  # adapters are drawn from torch's global stream
+        torch.manual_seed(config.seed)
+        policy = load_policy(config, device)
     conditioning, eval_conditioning = policy.encode(prompts["train"]), policy.encode(held_out)
     policy.release_encoders()
     training, evaluation = config.training, config.evaluation

@@ -113,7 +113,7 @@ class Trainer:
 
     def _due(self) -> bool:
         """Whether the last iteration passed a mark of the evaluation grid."""
-        every = self._config.evaluation.every
+        every = self._config.evaluation_every
         return every > 0 and self._ledger.nfe // every > self.session.evaluated_nfe // every
 
     def _iterate(self, forest: Forest) -> None:
@@ -244,6 +244,10 @@ class Trainer:
         self._save()
 
     def _save(self) -> None:
+        """A checkpoint; one whose weights are not finite would take the place of the last good one."""
+        for name, weight in self.session.policy.parameters():
+            if not bool(torch.isfinite(weight).all()):
+                raise Diverged(f"the weight {name} holds a NaN or Inf after iteration {self._ledger.iterations}")
         with self._ledger.phase("io"):
             self._recorder.checkpoint(self.session)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -45,14 +46,17 @@ def read_prompts(path: Path) -> Splits:
     Without splits, the last tenth (at least one prompt) is `heldout`. Empty lines are skipped, repeats are kept once.
 
     Raises:
-        UserError: a missing, empty or undecodable file, a broken line (with its number), or an empty split.
+        UserError: a missing, empty or undecodable file, a broken line (with its number), an empty split, or a prompt
+            that is both trained on and held out.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines(): a line separator such as U+2028 may stand inside a JSON text.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"prompt file {str(path)!r} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"prompt file {str(path)!r} cannot be read: {error.strerror}; check the path") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"prompt file {str(path)!r} cannot be read: {reason}; check the path") from error
     rows = [_parse(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise UserError(f"prompt file {str(path)!r} is empty; write one prompt a line")
@@ -65,12 +69,23 @@ def read_prompts(path: Path) -> Splits:
     splits: dict[str, dict[str, None]] = {"train": {}, "heldout": {}}
     for prompt, split in rows:
         splits.setdefault(split, {})[prompt] = None
+    _check_splits(splits, path)
+    return {split: tuple(prompts) for split, prompts in splits.items()}
+
+
+def _check_splits(splits: Mapping[str, Mapping[str, None]], path: Path) -> None:
     for name in ("train", "heldout"):
         if not splits[name]:
             raise UserError(
-                f"prompt file {str(path)!r} leaves the split {name!r} empty; give at least one train and one heldout prompt"
+                f"prompt file {str(path)!r} leaves the split {name!r} empty; give at least one train and one "
+                "heldout prompt"
             )
-    return {split: tuple(prompts) for split, prompts in splits.items()}
+    both = splits["train"].keys() & splits["heldout"].keys()
+    if both:
+        raise UserError(
+            f"prompt file {str(path)!r} gives {min(both)!r} to train and heldout alike, but what is held out must not "
+            "be trained on; remove one"
+        )
 
 
 def _parse(line: str, number: int, path: Path) -> tuple[str, str]:
@@ -79,7 +94,8 @@ def _parse(line: str, number: int, path: Path) -> tuple[str, str]:
         return line.strip(), ""
     try:
         row = json.loads(line)
-    except ValueError:
+        json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise UserError(f'line {number} of {str(path)!r} is not a JSON object with a "prompt" text; mend or remove it')
