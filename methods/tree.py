@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from grpo_bench import (
     Credit,
@@ -40,12 +40,23 @@ class TreeConfig(MethodConfig):
     """Decay of the geometric law; small values favour the noisy, early steps."""
     tau: int = Field(50, ge=1)
     """Iterations between two shifts (`shift`)."""
-    window_start: int = Field(0, ge=0)
-    """First step of the window (`fixed`)."""
+    window_start: int | None = Field(None, ge=0)
+    """First step of the window; giving it makes the law `fixed`."""
     roots: int = Field(1, ge=1)
     """Trees a prompt, each with its own initial noise."""
     backup: Literal["mean", "softmax"] = "mean"
     """Children weigh equally (released code), or by the softmax of their log-probs (paper)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_fixes_the_law(cls, table: dict[str, object]) -> dict[str, object]:
+        if table.get("window_start") is not None:
+            table = {"window_law": "fixed"} | table
+        if table.get("window_law") == "fixed":
+            table = {"window_start": 0} | table
+        elif table.get("window_start") is not None:
+            raise ValueError("window_start fixes the window, so window_law must be 'fixed' or left out")
+        return table
 
 
 class TreeGRPO(Method[TreeConfig]):
@@ -60,9 +71,9 @@ class TreeGRPO(Method[TreeConfig]):
         cfg, steps = self.config, schedule.steps
         # The last step is never stochastic, so windows start at 0 .. T - w - 1.
         starts = steps - cfg.window
-        if starts < 1 or (cfg.window_law == "fixed" and cfg.window_start >= starts):
+        if starts < 1 or (cfg.window_start or 0) >= starts:
             raise UserError(
-                f"method.window = {cfg.window} from step {cfg.window_start} does not fit before the last of {steps} "
+                f"method.window = {cfg.window} from step {cfg.window_start or 0} does not fit before the last of {steps} "
                 f"steps; make the window shorter or raise sampling.steps"
             )
         start = self._start(iteration, rng, starts)
@@ -86,7 +97,7 @@ class TreeGRPO(Method[TreeConfig]):
 
     def _start(self, iteration: int, rng: np.random.Generator, starts: int) -> int:
         cfg = self.config
-        if cfg.window_law == "fixed":
+        if cfg.window_start is not None:
             return cfg.window_start
         if cfg.window_law == "shift":
             return min(iteration // cfg.tau, starts - 1)
