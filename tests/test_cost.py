@@ -1,0 +1,113 @@
+"""The cost that a forest declares is what the engine spends (check item 6), before and after pruning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from forest_strategy import forests
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import LinearDenoiser, batch
+
+from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.rollout import Bools
+from grpo_bench.forest.schedule import Schedule
+from grpo_bench.metering.ledger import Counts, Ledger, LedgerMismatch, check
+from grpo_bench.method import MethodConfig
+from grpo_bench.registry import METHODS
+from grpo_bench.sampling.engine import grow
+from grpo_bench.sampling.gaussian import Likelihood
+from grpo_bench.sampling.handle import Metered
+from grpo_bench.sampling.kernels import make_schedule
+from grpo_bench.sampling.noise import Noise
+from grpo_bench.sampling.schedule import shifted_grid
+from grpo_bench.training.objective import Diagnostics, Objective
+
+PROMPTS = ["one", "two"]
+FLAT = METHODS.get("flat")(METHODS.get("flat").Config())
+
+
+def spend(forest: Forest, schedule: Schedule, keep_NP: Bools, *, guidance: float = 1.0, beta: float = 0.0) -> Counts:
+    """Roll out and train once with a linear denoiser; what the ledger counted, checked against the denoiser's own."""
+    denoiser, ledger = LinearDenoiser(), Ledger()
+    handle = Metered(denoiser, ledger, guidance=guidance, batch=16)
+    conditioning = denoiser.conditioning(len(PROMPTS))
+    grown = grow(forest, schedule, handle, conditioning, Noise(0, 0, PROMPTS, denoiser.latent_shape))
+    ledger.count("images", grown.leaf_LPCHW.shape[0] * grown.leaf_LPCHW.shape[1])
+    objective = Objective(FLAT, handle, Likelihood(), clip=1e-3, beta=beta, train_batch=5)
+    keep_EP = keep_NP[forest.trained_edges_E]
+    data = batch(forest, schedule, grown, conditioning, np.ones(keep_EP.shape), keep_EP)
+    for prompts in ([0], [1]):
+        _, edges = objective.accumulate(data, np.array(prompts), Diagnostics.empty(forest.steps))
+        ledger.count("trained_edges", edges)
+    counted = ledger.counts()
+    assert denoiser.evaluations == counted.rollout_nfe + counted.train_nfe + counted.reference_nfe
+    return counted
+
+
+def declared(forest: Forest, keep_NP: Bools, *, cost: int = 1, reference: bool = False) -> Counts:
+    train_nfe, edges = forest.kept_cost(keep_NP)
+    prompts = keep_NP.shape[1]
+    return Counts(
+        forest.rollout_nfe * prompts * cost,
+        train_nfe * cost,
+        train_nfe * cost if reference else 0,
+        edges,
+        forest.images * prompts,
+    )
+
+
+def everything(forest: Forest) -> Bools:
+    return np.repeat(forest.trained_N[:, None], len(PROMPTS), axis=1)
+
+
+@settings(max_examples=200)
+@given(forests(), st.randoms(use_true_random=False))
+def test_random_forests_cost_what_they_declare(forest: Forest, random: object) -> None:
+    # given any forest (forward draws are another objective's) and any pruning of it, different for each prompt
+    forest = replace(forest, forward_draws=0)
+    schedule = make_schedule(forest.sigmas, "dance-sde")
+    rng = np.random.default_rng(random.randrange(2**32))  # type: ignore[attr-defined]
+    for keep_NP in (everything(forest), everything(forest) & (rng.random((forest.nodes, len(PROMPTS))) < 0.4)):
+        assert spend(forest, schedule, keep_NP) == declared(forest, keep_NP)
+
+
+@pytest.mark.parametrize("name", ["flat", "mix", "tree"])
+@pytest.mark.parametrize(("guidance", "beta"), [(1.0, 0.0), (4.0, 0.0), (1.0, 0.1), (4.0, 0.1)])
+def test_the_methods_own_forests_cost_what_they_declare(name: str, guidance: float, beta: float) -> None:
+    # given guidance, every evaluation counts twice; with a KL every trained parent asks the reference once
+    kind = METHODS.get(name)
+    schedule = make_schedule(shifted_grid(10), "flow-sde")
+    method = kind(kind.Config())
+    for iteration in (0, 1, 60):
+        forest = method.plan(iteration, np.random.default_rng(iteration), schedule)
+        counted = spend(forest, schedule, everything(forest), guidance=guidance, beta=beta)
+        wanted = declared(forest, everything(forest), cost=2 if guidance > 1 else 1, reference=beta > 0)
+        assert counted == wanted
+        # and per prompt and evaluation, it is what the plan printed
+        per = len(PROMPTS) * (2 if guidance > 1 else 1)
+        assert (counted.rollout_nfe, counted.train_nfe) == (forest.rollout_nfe * per, forest.train_nfe * per)
+
+
+def test_an_update_that_keeps_no_edge_costs_nothing_and_moves_nothing() -> None:
+    schedule = make_schedule(shifted_grid(4), "flow-sde")
+    forest = METHODS.get("flat")(METHODS.get("flat").Config(group=2)).plan(0, np.random.default_rng(0), schedule)
+    keep_NP = np.zeros((forest.nodes, len(PROMPTS)), dtype=bool)
+    counted = spend(forest, schedule, keep_NP)
+    assert (counted.train_nfe, counted.trained_edges) == (0, 0)
+
+
+def test_one_evaluation_too_many_is_an_engine_bug() -> None:
+    wanted = Counts(240, 216, 0, 216, 24)
+    with pytest.raises(LedgerMismatch, match="train_nfe was declared as 216 by the forest but counted as 217"):
+        check(wanted, Counts(240, 217, 0, 216, 24))
+
+
+def test_an_uncharged_evaluation_is_out_of_reach_of_a_method() -> None:
+    # a method is given no policy: neither its config, nor what it is called with, leads to one
+    flat = FLAT
+    assert isinstance(flat.config, MethodConfig)
+    assert not any(isinstance(value, torch.nn.Module | Metered | LinearDenoiser) for value in vars(flat).values())
