@@ -1,0 +1,1 @@
+"""From stored results to pictures; nothing here runs a network."""
