@@ -5,6 +5,7 @@ Nothing is imported until it is asked for; a broken plugin is listed with its er
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -158,7 +159,8 @@ def load_plugin(target: str) -> list[str]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"plugin file {str(path)!r} does not exist; give the path of a .py file")
-    name = f"grpo_bench_plugin_{path.stem}"
+    # The digest keeps two files of one name apart: a run's id hashes the source of the method's module.
+    name = f"grpo_bench_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:10]}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,0 +1,174 @@
+"""Prompt files: what people save, and what each fault in one is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from grpo_bench.errors import UserError
+from grpo_bench.workloads.prompts import read_prompts
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "prompts.txt"
+
+
+def refusal(path: Path) -> str:
+    """What reading `path` says; always one line that names the file."""
+    with pytest.raises(UserError) as caught:
+        read_prompts(path)
+    said = str(caught.value)
+    assert path.name in said and "\n" not in said
+    return said
+
+
+def test_the_last_tenth_is_held_out(path: Path) -> None:
+    path.write_text("".join(f"prompt {i}\n" for i in range(25)), encoding="utf-8")
+
+    splits = read_prompts(path)
+
+    assert splits["train"] == tuple(f"prompt {i}" for i in range(23))
+    assert splits["heldout"] == ("prompt 23", "prompt 24")
+
+
+def test_a_few_prompts_still_hold_one_out(path: Path) -> None:
+    path.write_text("a\nb\n", encoding="utf-8")
+
+    assert read_prompts(path) == {"train": ("a",), "heldout": ("b",)}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbfa cat\na dog\n",
+        b"a cat\r\na dog\r\n",
+        b"\xef\xbb\xbfa cat\r\na dog",
+        b"\n  a cat \n\n\t\na dog\n\n",
+        b"a cat\na cat\na dog\na dog\n",
+    ],
+    ids=["byte order mark", "Windows lines", "both, no last newline", "blank lines and spaces", "repeats"],
+)
+def test_the_same_two_prompts_however_saved(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+    assert read_prompts(path) == {"train": ("a cat",), "heldout": ("a dog",)}
+
+
+def test_repeats_do_not_reach_the_held_out_split(path: Path) -> None:
+    # given a file whose last tenth repeats earlier prompts
+    path.write_text("\n".join([f"p{i}" for i in range(9)] + ["p0"] * 3), encoding="utf-8")
+
+    splits = read_prompts(path)
+
+    assert not set(splits["train"]) & set(splits["heldout"])
+    assert len(splits["train"]) + len(splits["heldout"]) == 9
+
+
+def test_jsonl_with_splits(path: Path) -> None:
+    path.write_text(
+        '{"prompt": "a", "split": "train"}\n{"split": "heldout", "prompt": "b"}\n'
+        '{"prompt": " c ", "split": "train"}\n{"prompt": "d", "split": "combinations"}\n',
+        encoding="utf-8",
+    )
+
+    assert read_prompts(path) == {"train": ("a", "c"), "heldout": ("b",), "combinations": ("d",)}
+
+
+def test_jsonl_without_splits_holds_out_the_last_tenth(path: Path) -> None:
+    path.write_text("".join(f'{{"prompt": "p{i}"}}\n' for i in range(10)), encoding="utf-8")
+
+    assert read_prompts(path)["heldout"] == ("p9",)
+
+
+def test_prompts_are_kept_as_they_are(path: Path) -> None:
+    # given other scripts, a terminal escape, markup, and a line separator that only some editors take for a newline
+    odd = ["ein Fuchs über dem Bach", "红色的圆", "\x1b[31mred\x1b[0m", "[bold]x[/bold]", "a\u2028b", "a\x0cb", "👩‍🚀"]
+    path.write_text("\n".join(odd), encoding="utf-8")
+
+    splits = read_prompts(path)
+
+    assert splits["train"] + splits["heldout"] == tuple(odd)
+
+
+def test_json_may_hold_a_line_separator(path: Path) -> None:
+    path.write_text('{"prompt": "a\u2028b"}\n{"prompt": "c"}\n', encoding="utf-8")
+
+    assert read_prompts(path)["train"] == ("a\u2028b",)
+
+
+def test_missing_file(path: Path) -> None:
+    assert "No such file" in refusal(path)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path)
+
+
+def test_a_name_no_system_can_hold() -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_prompts(Path("a\0b.txt"))
+
+
+@pytest.mark.parametrize("text", ["", "\n \n\t\n", "\ufeff"])
+def test_empty_file(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+    assert "is empty; write one prompt a line" in refusal(path)
+
+
+@pytest.mark.parametrize("data", [b"caf\xe9\n", "a\nb\n".encode("utf-16"), b"\x89PNG\r\n\x1a\n\x00\xff"])
+def test_not_utf8(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+    assert "is not UTF-8 (byte" in refusal(path)
+
+
+@pytest.mark.parametrize("text", ["only one\n", "only one\nonly one\n"])
+def test_one_prompt_cannot_be_both_trained_and_held_out(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+    assert "leaves the split 'train' empty" in refusal(path)
+
+
+@pytest.mark.parametrize("split", ["train", "heldout", "test"])
+def test_one_split_only(path: Path, split: str) -> None:
+    path.write_text(f'{{"prompt": "a", "split": "{split}"}}\n', encoding="utf-8")
+
+    assert "empty; give at least one train and one heldout prompt" in refusal(path)
+
+
+def test_a_prompt_in_both_splits(path: Path) -> None:
+    path.write_text('{"prompt": "a", "split": "train"}\n{"prompt": "a", "split": "heldout"}\n', encoding="utf-8")
+
+    assert "'a' to train and heldout alike" in refusal(path)
+
+
+def test_a_split_for_some_only(path: Path) -> None:
+    path.write_text('{"prompt": "a", "split": "train"}\n{"prompt": "b"}\nplain\n', encoding="utf-8")
+
+    assert "give it to all or to none" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": "a"',
+        "{a cat} on a mat",
+        '{"promt": "a"}',
+        '{"prompt": 5}',
+        '{"prompt": "  "}',
+        '{"prompt": "a", "weight": 2}',
+        '{"prompt": "a", "split": 1}',
+        '{"prompt": "half a pair \\ud800"}',
+        '{"prompt": "a", "split": "\\udfff"}',
+        '{"a":' * 50_000,
+    ],
+    ids=["cut", "no JSON", "typo", "number", "blank", "more keys", "split", "surrogate", "surrogate split", "deep"],
+)
+def test_a_broken_line_is_named_by_its_number(path: Path, line: str) -> None:
+    # given a broken line after a blank one: lines are counted as an editor counts them
+    path.write_text(f'{{"prompt": "a"}}\n\n{line}\n', encoding="utf-8")
+
+    assert "line 3 of" in refusal(path)
