@@ -126,8 +126,8 @@ class RunDisplay:
         """Take in one finished iteration."""
         now = self._clock()
         if self._start is None:
-            before = 0.0 if progress.iteration == 1 else self._last_spent(progress.spent)
-            self._start = now - progress.seconds, before
+            # A resumed run's iterations before this one are taken to have cost what this one did.
+            self._start = now - progress.seconds, progress.spent * (1 - 1 / progress.iteration)
         self._last, self._reported = progress, now
         self._rewards.append(progress.reward)
         self._speeds.append((progress.nfe, progress.seconds))
@@ -151,7 +151,7 @@ class RunDisplay:
             return math.nan
         began, before = self._start
         used = self._last.spent - before
-        if used <= 0:
+        if used <= 0 or not math.isfinite(self._budget):
             return math.nan
         remaining = max(0.0, self._budget - self._last.spent)
         return max(0.0, (self._reported - began) * remaining / used - (self._clock() - self._reported))
@@ -180,7 +180,7 @@ class RunDisplay:
         return frame
 
     def _budget_bar(self) -> Table:
-        done = self._last_spent(0.0)
+        done = self._spent()
         share = min(1.0, done / self._budget)
         line = Table.grid(padding=(0, 2))
         line.add_row(
@@ -225,11 +225,11 @@ class RunDisplay:
         seconds = sum(seconds for _, seconds in recent)
         return f"{count(sum(nfe for nfe, _ in recent) / seconds if seconds > 0 else math.nan)} NFE/s"
 
-    def _last_spent(self, otherwise: float) -> float:
+    def _spent(self) -> float:
         """The newest known position on the budget's axis."""
         if self._last is not None:
             return self._last.spent
-        return spent(self._latest, self._kind) if self._latest is not None else otherwise
+        return spent(self._latest, self._kind) if self._latest is not None else 0.0
 
     def _notice(self) -> str:
         when = "before the first iteration" if self._last is None else "after this iteration"

@@ -1,0 +1,223 @@
+"""What the commands print: outcomes, lists and plans, complete, narrow, and safe to look at."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from run_folder import point, stored
+
+from grpo_bench.forest.forest import Forest, branching, chains
+from grpo_bench.metering.ledger import PHASES, ROLES
+from grpo_bench.registry import Entry
+from grpo_bench.terminal.tables import (
+    outcome_json,
+    plan_json,
+    print_entries,
+    print_outcome,
+    print_plan,
+    print_recipes,
+)
+
+HOSTILE = "[bold red]x[/bold red]\x1b]0;owned\x07\x1b[31m\x9b2J\r\n\u202etxt"
+CONTROLS = {"\x1b", "\x07", "\x9b", "\r", "\u202e"}
+
+
+def console(width: int = 90) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=False, highlight=False)
+
+
+def written(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def sigmas(steps: int) -> np.ndarray:
+    return np.linspace(1, 0, steps + 1)
+
+
+def flat() -> Forest:
+    """Ten steps, 24 chains: 24 x 10 rollout evaluations, 24 x 9 trained edges, one parent each."""
+    stochastic = np.ones(10, dtype=bool)
+    stochastic[-1] = False
+    return chains(sigmas(10), 24, stochastic)
+
+
+def tree() -> Forest:
+    """Ten steps, three branchings of three from the start: 1 + 3 + 9 trained parents, 27 images."""
+    return branching(sigmas(10), {0: 3, 1: 3, 2: 3}, np.arange(10) < 3)
+
+
+def test_an_outcome_shows_scores_costs_times_and_files(tmp_path: Path) -> None:
+    store = stored(tmp_path, [point(0, 0.4), point(2, 0.4512)])
+    (store.folder / "curve.png").touch()
+    out = console()
+    print_outcome(store, out)
+    lines = [line.split() for line in written(out).splitlines()]
+    assert any(line[:3] == ["tree", "on", "shapes,"] and line[-4:] == ["done", "in", "4", "s"] for line in lines)
+    assert any(line[:7] == ["gold", "=", "proxy", "(shapes)", "0.4000", "0.4512", "+0.0512"] for line in lines)
+    assert any(line[:4] == ["diversity", "0.3000", "0.2800", "-0.0200"] for line in lines)
+    together = " ".join(written(out).split())
+    for part in ("rollout 2,000", "train 200", "budget nfe 2,600", "reward calls 54", "peak memory 1.25 GB"):
+        assert part in together
+    assert f"{store.folder}/curve.png" in together
+    assert "grid.png" not in together
+    assert "resume" not in together
+
+
+def test_gold_and_proxy_are_apart_where_they_are_different_judges(tmp_path: Path) -> None:
+    points = [
+        point(0, 0.4, proxy=0.2, **{"reward/hps": 0.2}),
+        point(1, 0.3, proxy=0.9, **{"reward/hps": 0.9}),
+    ]
+    store = stored(tmp_path, points, reward="hps", gold_is_proxy=False)
+    out = console()
+    print_outcome(store, out)
+    together = " ".join(written(out).split())
+    assert "gold (shapes) 0.4000 0.3000 -0.1000" in together
+    assert "proxy (hps) 0.2000 0.9000 +0.7000" in together
+
+
+@pytest.mark.parametrize("width", [60, 80, 90, 200])
+def test_an_outcome_never_spreads_past_ninety_columns(tmp_path: Path, width: int) -> None:
+    store = stored(tmp_path, [point(0, 0.4), point(10**9, 0.5)], reward="a:1," * 200)
+    out = console(width)
+    print_outcome(store, out)
+    lines = [line for line in written(out).splitlines() if str(tmp_path) not in line]
+    assert max(map(len, lines)) <= min(width, 90)
+
+
+@pytest.mark.parametrize("status", ["interrupted", "diverged", "failed", "running"])
+def test_an_unfinished_run_says_why_and_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    monkeypatch.setenv("GRPO_BENCH_RESULTS", str(tmp_path))
+    reason = "" if status == "running" else "the reason of it"
+    store = stored(tmp_path, [point(0, 0.4)], status=status, reason=reason)  # type: ignore[arg-type]
+    out = console()
+    print_outcome(store, out)
+    together = " ".join(written(out).split())
+    assert f"{status}: {reason or 'it is still running'}" in together
+    assert "grpo-bench run --resume shapes-tree-s0-0123456789" in together
+
+
+def test_the_resume_command_names_a_folder_elsewhere_as_a_shell_reads_it(tmp_path: Path) -> None:
+    store = stored(tmp_path / "my runs", [], status="interrupted")
+    out = console()
+    print_outcome(store, out)
+    assert f"grpo-bench run --resume '{store.folder}'" in written(out)
+    assert "before the first measurement" in written(out)
+
+
+def test_an_outcome_for_scripts_has_these_keys_and_no_others(tmp_path: Path) -> None:
+    store = stored(tmp_path, [point(0, 0.4), point(2, 0.5)])
+    outcome = json.loads(json.dumps(outcome_json(store)))
+    assert list(outcome) == ["run", "status", "gold", "proxy", "nfe", "seconds"]
+    assert outcome["gold"] == outcome["proxy"] == {"base": 0.4, "final": 0.5}
+    assert set(outcome["nfe"]) == set(ROLES)
+    assert set(outcome["seconds"]) == set(PHASES)
+    assert (outcome["nfe"]["rollout"], outcome["seconds"]["rollout"]) == (2000, 4.0)
+
+
+def test_an_outcome_without_points_has_no_numbers_but_a_reason(tmp_path: Path) -> None:
+    outcome = outcome_json(stored(tmp_path, [], status="diverged", reason=HOSTILE))
+    assert outcome["gold"] == {"base": None, "final": None}
+    assert outcome["reason"] == "[bold red]x[/bold red] \ufffdtxt"
+    assert set(outcome["nfe"].values()) == {0}
+
+
+def test_a_score_that_is_no_number_is_no_number_in_json(tmp_path: Path) -> None:
+    store = stored(tmp_path, [point(0, 0.4), point(1, float("nan"))])
+    assert json.dumps(outcome_json(store), allow_nan=False)
+    assert outcome_json(store)["gold"] == {"base": 0.4, "final": None}
+
+
+def test_hostile_text_is_shown_as_letters(tmp_path: Path) -> None:
+    store = stored(tmp_path, [point(0, 0.4)], status="failed", reason=HOSTILE, reward=HOSTILE, gold_is_proxy=False)
+    out = console(200)
+    print_outcome(store, out)
+    print_entries("methods", [Entry(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None)], verbose=True, console=out)
+    print_entries("methods", [Entry("a", "", "", "b", "", HOSTILE)], verbose=False, console=out)
+    print_recipes({HOSTILE: {"about": {"summary": HOSTILE, "paper": HOSTILE, "follows": HOSTILE}}}, out)
+    print_plan(HOSTILE, tree(), HOSTILE + "2", flat(), console=out)
+    assert not CONTROLS & set(written(out))
+    assert "[bold red]x[/bold" in written(out)
+
+
+def test_a_broken_plugin_is_listed_with_its_reason_and_hides_no_other() -> None:
+    error = "ModuleNotFoundError: No module named 'flash_attn'; " + "and so on " * 20
+    entries = [
+        Entry("branch", "Branches.", "2509.06040", "grpo-bench", "1.2", None),
+        Entry("broken", "", "", "my-plugin", "3.4", error),
+    ]
+    short, long = console(), console()
+    print_entries("methods", entries, verbose=False, console=short)
+    print_entries("methods", entries, verbose=True, console=long)
+    together = " ".join(written(short).split())
+    assert "branch Branches. arXiv 2509.06040 grpo-bench" in together
+    assert "cannot be loaded" in together
+    assert "flash_attn" in together
+    assert "and so on and so on" not in together
+    assert "1.2" not in together
+    assert written(long).count("and so on") >= 15
+    assert "grpo-bench 1.2" in written(long)
+    assert max(map(len, (written(short) + written(long)).splitlines())) <= 90
+
+
+def test_an_empty_list_says_so() -> None:
+    out = console()
+    print_entries("rewards", [], verbose=False, console=out)
+    print_recipes({}, out)
+    assert written(out) == "no rewards are installed\nno recipes are installed\n"
+
+
+def test_a_recipe_shows_what_it_follows_even_without_a_paper() -> None:
+    out = console()
+    print_recipes({"mine": {"about": {"summary": "Own settings", "follows": "nothing"}}, "bare": {}}, out)
+    assert "mine" in written(out)
+    assert "Own settings" in written(out)
+    assert "bare" in written(out)
+
+
+def test_a_plan_shows_the_published_costs_beside_the_baselines() -> None:
+    out = console()
+    print_plan("tree", tree(), "flat", flat(), console=out)
+    lines = [" ".join(line.split()) for line in written(out).splitlines()]
+    # Hand counts of the issue: tree 202/13/39/27, flat 240/216/216/24.
+    assert "rollout evaluations 202 240 0.84" in lines
+    assert "training evaluations 13 216 0.06" in lines
+    assert "trained edges 39 216 0.18" in lines
+    assert "images 27 24 1.12" in lines
+    assert "nfe (rollout + 3 x train) 241 888 0.27" in lines
+    assert any("━" in line and "◆" in line for line in lines)
+
+
+def test_a_plan_of_the_baseline_itself_has_one_column() -> None:
+    out = console()
+    print_plan("flat", flat(), "flat", flat(), console=out)
+    assert " ratio" not in written(out)
+    assert "rollout evaluations 240" in " ".join(written(out).split())
+
+
+def test_a_plan_for_scripts_has_the_costs_per_prompt() -> None:
+    assert plan_json(tree()) == {
+        "nodes": tree().nodes,
+        "trained_edges": 39,
+        "rollout_nfe": 202,
+        "train_nfe": 13,
+        "images": 27,
+    }
+
+
+def test_the_tables_start_without_torch() -> None:
+    code = "import sys, grpo_bench.terminal.tables, grpo_bench.terminal.display, grpo_bench.analysis.pictures as p;"
+    code += (
+        "import grpo_bench.analysis.grid; sys.exit(bool({'torch', 'pandas', 'matplotlib', 'PIL'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
