@@ -87,6 +87,13 @@ def test_a_higher_gain_is_drawn_higher(tmp_path: Path) -> None:
         assert (height_right < height_left) == rises
 
 
+def test_noise_is_not_drawn_as_a_gain(tmp_path: Path) -> None:
+    # 0.001 of at least 0.05 x 1 in height: both lines lie within a few pixels of the base's.
+    learning_curve([point(0, 1.0), point(1, 1.001)], tmp_path / "c.png", "idle", gold_is_proxy=True)
+    blue_rows = np.nonzero((pixels(tmp_path / "c.png")[:, 150:780] == BLUE).all(axis=-1))[0]
+    assert np.ptp(blue_rows) < 50
+
+
 @pytest.mark.parametrize(
     "rows",
     [

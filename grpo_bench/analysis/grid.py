@@ -22,7 +22,7 @@ Images = NDArray[np.uint8]
 COLUMNS = 8
 SMALLEST, LARGEST = 160, 256
 """Width of a drawn image in pixels: smaller ones are repeated a whole number of times, larger ones reduced."""
-GAP, MARGIN, LABEL = 6, 16, 84
+GAP, MARGIN, LABEL = 6, 16, 92
 FONT, LINE, MOST_LINES = 18, 22, 4
 INK, PALE = (34, 34, 34), (119, 119, 119)
 

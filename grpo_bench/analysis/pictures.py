@@ -138,12 +138,21 @@ def _dress(axes: Axes, rows: Sequence[Row], title: str) -> None:
     last = max(_column(rows, "nfe")[-1], 1.0)
     axes.set_xlim(-0.02 * last, 1.02 * last)
     axes.margins(y=0.12)
+    _widen(axes, _column(rows, "gold")[0])
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8, length=2, color=QUIET)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     _seconds_axis(axes, rows)
+
+
+def _widen(axes: Axes, base: float) -> None:
+    """A height of at least a twentieth of the base score, so that the noise of an idle run does not look like a gain."""
+    bottom, top = axes.get_ylim()
+    lacking = 0.05 * abs(base) - (top - bottom)
+    if lacking > 0:
+        axes.set_ylim(bottom - lacking / 2, top + lacking / 2)
 
 
 def _seconds_axis(axes: Axes, rows: Sequence[Row]) -> None:
