@@ -68,6 +68,10 @@ def test_tree_counts() -> None:
         assert trained_steps(forest) == [start, start + 1, start + 2]
 
 
+def test_a_window_start_alone_fixes_the_trees_window() -> None:
+    assert [start_of(plan("tree", seed=seed, window_start=4)) for seed in range(8)] == [4] * 8
+
+
 def test_several_trees_cost_several_times_as_much() -> None:
     assert costs(plan("tree", window_law="fixed", roots=4)) == (808, 52, 156, 108)
 
@@ -174,6 +178,7 @@ def test_flat_trains_the_last_step_only_when_the_schedule_says_so() -> None:
         ("mix", {"window": 6, "window_stop": 5, "schedule": "random"}, r"method\.window = 6"),
         ("tree", {"window": 10}, r"method\.window = 10"),
         ("tree", {"window": 3, "window_start": 7, "window_law": "fixed"}, r"method\.window = 3 from step 7"),
+        ("tree", {"window_start": 2, "window_law": "geometric"}, "window_law must be 'fixed' or left out"),
     ],
 )
 def test_bad_settings_are_one_sentence(name: str, settings: dict[str, object], sentence: str) -> None:

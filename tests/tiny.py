@@ -14,14 +14,18 @@ from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from grpo_bench.config import ModelSection
-from grpo_bench.forest.forest import Forest
-from grpo_bench.forest.rollout import Bools, Floats
+from grpo_bench.config import ModelSection, validated
+from grpo_bench.forest.forest import Forest, chains
+from grpo_bench.forest.rollout import Bools, Credit, Floats, Rollout, leaf_credit
 from grpo_bench.forest.schedule import Schedule
+from grpo_bench.metering.ledger import Ledger
+from grpo_bench.method import EdgeBatch, Method, MethodConfig
 from grpo_bench.policies.sd3 import SD3Policy
+from grpo_bench.registry import METHODS
 from grpo_bench.sampling.engine import Trajectories
-from grpo_bench.sampling.handle import Conditioning
-from grpo_bench.training.objective import Batch
+from grpo_bench.sampling.gaussian import Likelihood
+from grpo_bench.sampling.handle import Conditioning, Denoiser, Metered
+from grpo_bench.training.objective import Batch, Diagnostics, Objective
 
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
@@ -164,3 +168,56 @@ def batch(
         weight_E=np.ones(len(advantage_EP)),
         keep_EP=np.ones(advantage_EP.shape, dtype=bool) if keep_EP is None else keep_EP,
     )
+
+
+def method(name: str, **settings: object) -> Method[MethodConfig]:
+    """A registered method with its settings."""
+    kind = METHODS.get(name)
+    return kind(validated(kind.Config, settings, "method"))
+
+
+class Recording(Method[MethodConfig]):
+    """The default loss, which notes each micro-batch it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(MethodConfig())
+        self.seen: list[EdgeBatch] = []
+
+    def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
+        """Two chains; the tests give their own forests."""
+        return chains(schedule.sigmas, 2, np.ones(schedule.steps, dtype=bool))
+
+    def credit(self, rollout: Rollout) -> Credit:
+        """The leaves' z-scores."""
+        return leaf_credit(rollout)
+
+    def edge_loss(self, batch: EdgeBatch) -> torch.Tensor:
+        """See `Method.edge_loss`."""
+        self.seen.append(batch)
+        return super().edge_loss(batch)
+
+
+def accumulate(
+    denoiser: Denoiser,
+    data: Batch,
+    *,
+    ledger: Ledger | None = None,
+    chosen: Method[MethodConfig] | None = None,
+    prompts: list[int] | None = None,
+    clip: float = 1e-3,
+    beta: float = 0.0,
+    train_batch: int = 64,
+    likelihood: Likelihood | None = None,
+    diagnostics: Diagnostics | None = None,
+) -> tuple[float, int]:
+    """One accumulation over `prompts`; gradients stay on the weights."""
+    objective = Objective(
+        chosen or method("flat"),
+        Metered(denoiser, ledger or Ledger(), guidance=1.0, batch=64),
+        likelihood or Likelihood(),
+        clip=clip,
+        beta=beta,
+        train_batch=train_batch,
+    )
+    index = np.arange(data.keep_EP.shape[1]) if prompts is None else np.array(prompts)
+    return objective.accumulate(data, index, diagnostics or Diagnostics.empty(data.forest.steps))
