@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Tiny tensors are slower on several threads than on one. An offline hub fails at once instead of after 20 s of retries.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,6 +16,9 @@ os.environ["TQDM_DISABLE"] = "1"
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from running import Make
 
 # A shared machine makes single examples slow, and a test run must give the same answer twice.
 settings.register_profile("repository", deadline=None, derandomize=True, database=None)
@@ -36,3 +41,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
     make(folder)
     return folder
+
+
+@pytest.fixture
+def make(tiny_model: Path, tmp_path: Path) -> Make:
+    """A config of the small flat run, with changes by section."""
+    from running import config, write_prompts
+
+    return partial(config, tiny_model, write_prompts(tmp_path))

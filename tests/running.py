@@ -30,6 +30,10 @@ FLAT_ROLLOUT, FLAT_TRAIN, FLAT_IMAGES = 8, 6, 2
 FLAT_NFE = FLAT_ROLLOUT + 3 * FLAT_TRAIN
 
 
+Make = Callable[..., RunConfig]
+"""`config` for a test's own model and prompts: sections by name, laid on the small run."""
+
+
 @dataclass
 class Watcher:
     """An observer that remembers, and asks to stop after `stop_after` iterations of its own."""
@@ -59,15 +63,15 @@ def write_prompts(folder: Path) -> Path:
     return path
 
 
-def settings(model: Path, prompts: Path, **over: object) -> Table:
+def settings(tiny_model: Path, prompt_file: Path, **over: object) -> Table:
     """A run of three iterations with two prompts each and the method `FLAT_PAIR`; `over` is laid on top."""
     base: Table = {
         "workload": "prompts",
-        "prompts": str(prompts),
+        "prompts": str(prompt_file),
         "budget": {"iterations": 3.0},
         "method": FLAT_PAIR,
         "reward": {"name": "jpeg-compressibility"},
-        "model": {"path": str(model), "height": 32, "width": 32, "max_sequence_length": 0, "trainable": "full"},
+        "model": {"path": str(tiny_model), "height": 32, "width": 32, "max_sequence_length": 0, "trainable": "full"},
         "sampling": {"steps": 4, "guidance": 1.0},
         "training": {"prompts": 2, "learning_rate": 1e-3, "rollout_batch": 64, "train_batch": 32},
         "evaluation": {"prompts": 2, "images": 2, "steps": 2, "guidance": 1.0},
@@ -77,9 +81,9 @@ def settings(model: Path, prompts: Path, **over: object) -> Table:
     return merge(base, over)
 
 
-def config(model: Path, prompts: Path, **over: object) -> RunConfig:
+def config(tiny_model: Path, prompt_file: Path, **over: object) -> RunConfig:
     """`settings`, validated."""
-    return build([("test", settings(model, prompts, **over))])
+    return build([("test", settings(tiny_model, prompt_file, **over))])
 
 
 def run(chosen: RunConfig, results: Path, watcher: Watcher | None = None, *, again: bool = False) -> Outcome:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from grpo_bench.errors import Diverged
+from grpo_bench.errors import Diverged, UserError
 from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.evaluation.scoring import score
 from grpo_bench.forest.forest import Forest
@@ -83,7 +83,7 @@ class Trainer:
         """
         if self.session.evaluated_nfe < 0:
             self._evaluate()
-        while True:
+        while self._in_time():
             with self._ledger.phase("plan"):
                 forest = plan_forest(
                     self.session.method, self._config.seed, self._ledger.iterations, self.session.schedule
@@ -103,12 +103,16 @@ class Trainer:
             self._evaluate()
         return True
 
+    def _in_time(self) -> bool:
+        """A budget of seconds ends with the first iteration past it; asked before planning, which takes time itself."""
+        return self._config.budget_kind != "seconds" or self._ledger.seconds < self._config.budget_amount
+
     def _fits(self, forest: Forest) -> bool:
-        """Counted budgets end with the last iteration that fits, seconds with the first past it."""
+        """A counted budget ends with the last iteration that fits."""
         kind, budget = self._config.budget_kind, self._config.budget_amount
-        spent = self._ledger.amount(kind)
         if kind == "seconds":
-            return spent < budget
+            return True
+        spent = self._ledger.amount(kind)
         return spent + iteration_cost(forest, self._config, self.session.method).amount(kind) <= budget
 
     def _due(self) -> bool:
@@ -177,7 +181,7 @@ class Trainer:
             schedule=session.schedule,
             trajectories=grown,
             conditioning=conditioning,
-            advantage_EP=np.clip(_finite(credit, forest)[edge_E], -clip, clip),
+            advantage_EP=np.clip(_finite(credit, forest, rollout.logp_NP.shape[1])[edge_E], -clip, clip),
             weight_E=np.ones(len(edge_E)) if weight_N is None else weight_N[edge_E],
             keep_EP=np.ones_like(rollout.logp_NP[edge_E], dtype=bool)
             if credit.keep_NP is None
@@ -252,7 +256,12 @@ class Trainer:
             self._recorder.checkpoint(self.session)
 
 
-def _finite(credit: Credit, forest: Forest) -> Floats:
-    if credit.advantage_NP.shape[0] != forest.nodes or not np.isfinite(credit.advantage_NP).all():
-        raise Diverged("the method's credit holds a NaN or Inf, or not one row a node")
+def _finite(credit: Credit, forest: Forest, prompts: int) -> Floats:
+    if credit.advantage_NP.shape != (forest.nodes, prompts):
+        raise UserError(
+            f"the method's credit has the shape {credit.advantage_NP.shape}, but {forest.nodes} nodes and {prompts} "
+            f"prompts need {(forest.nodes, prompts)}"
+        )
+    if not np.isfinite(credit.advantage_NP).all():
+        raise Diverged("the method's credit holds a NaN or Inf")
     return credit.advantage_NP
