@@ -148,7 +148,7 @@ def _dress(axes: Axes, rows: Sequence[Row], title: str) -> None:
 
 
 def _widen(axes: Axes, base: float) -> None:
-    """A height of at least a twentieth of the base score, so that the noise of an idle run does not look like a gain."""
+    """A height of at least a twentieth of the base score, so that mere noise does not look like a gain."""
     bottom, top = axes.get_ylim()
     lacking = 0.05 * abs(base) - (top - bottom)
     if lacking > 0:
