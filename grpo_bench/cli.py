@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -218,6 +219,9 @@ def pretrain(
 
 def main() -> NoReturn:
     """The `grpo-bench` program: user errors are one sentence on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a pipe that cannot say a box-drawing character must not end the run
     try:
         app()
     except UserError as error:
