@@ -206,9 +206,12 @@ def _logged(path: Path) -> Iterator[None]:
         handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(min(level or logging.INFO, logging.INFO))
     try:
         yield
     finally:
+        logger.setLevel(level)
         logger.removeHandler(handler)
         handler.close()
 
