@@ -63,6 +63,8 @@ def _check_folder(folder: Path, kind: str) -> None:
         listed = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{str(index)!r} is not readable JSON ({error}); copy the model again") from error
+    if not isinstance(listed, dict):
+        raise UserError(f"{str(index)!r} is not a JSON object; copy the model again")
     if listed.get("_class_name") != kind:
         raise UserError(f"model folder {str(folder)!r} holds a {listed.get('_class_name')}, but a {kind} is needed")
     parts = [name for name, value in listed.items() if isinstance(value, list) and value[0] is not None]

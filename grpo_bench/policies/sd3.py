@@ -16,6 +16,8 @@ from grpo_bench.policies.loading import load_pipeline
 from grpo_bench.sampling.handle import Conditioning
 
 ENCODE_BATCH = 32
+REQUIRED = ("transformer", "vae", "scheduler", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+"""What cannot be left out of the pipeline's index; T5 can."""
 
 
 class SD3Policy(Policy):
@@ -38,6 +40,9 @@ class SD3Policy(Policy):
 
     def __init__(self, pipeline: StableDiffusion3Pipeline, settings: ModelSection, device: torch.device) -> None:
         self.settings, self.device = settings, device
+        absent = [name for name in REQUIRED if getattr(pipeline, name) is None]
+        if absent:
+            raise UserError(f"the model's model_index.json leaves out {absent[0]!r}; use a complete SD3 pipeline")
         self._pipeline = pipeline.to(device)
         # Latents are decoded in fp32: SD3's decoder overflows fp16 and rounds visibly in bf16.
         self._vae = pipeline.vae.float()
