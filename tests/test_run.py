@@ -213,10 +213,8 @@ def test_a_nan_out_of_the_reward_ends_the_run_as_diverged(
 
     # then the run says so in a sentence, and keeps its points and the checkpoint of the last good iteration
     assert done.record.status == "diverged"
-    assert (
-        done.record.reason.startswith(f"reward 'mine' gave {value} for image 1 of 4")
+    assert done.record.reason.startswith(f"reward 'mine' gave {value} for image 1 of 4")
     assert "\n" not in done.record.reason
-    )
     assert len(done.store.rows()) == points
     kept = done.store.checkpoints.latest()
     assert (kept.iteration if kept else None) == (2 if points else None)
