@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from pydantic import JsonValue
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,10 +26,14 @@ def save(folder: Path, session: Session) -> None:
     """Write the model in diffusers' format, the optimiser's moments, and every counter and state as JSON.
 
     Random streams need no state: they are counters named by seed and iteration.
+
+    Raises:
+        OSError: a full or failing disk.
     """
-    session.policy.save(folder)
-    save_file(_moments(session), folder / OPTIMISER)
-    save_file(session.ema.tensors(), folder / EMA)
+    with _disk_errors():
+        session.policy.save(folder)
+        save_file(_moments(session), folder / OPTIMISER)
+        save_file(session.ema.tensors(), folder / EMA)
     state: dict[str, JsonValue] = {
         "ledger": session.ledger.state_dict(),
         "method": json.loads(json.dumps(session.method.state_dict())),
@@ -42,6 +51,18 @@ def load(folder: Path, session: Session) -> None:
     session.ledger.load_state_dict(state["ledger"])
     session.method.load_state_dict(state["method"])
     session.evaluated_nfe = state["evaluated_nfe"]
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Give safetensors' errors of the disk, which are a kind of their own, the type that the rest of Python uses."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _moments(session: Session) -> dict[str, Tensor]:

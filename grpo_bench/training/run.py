@@ -88,18 +88,28 @@ def start(
 
 
 def resume(store: RunStore, observer: Observer) -> Outcome:
-    """Go on from the latest checkpoint; a finished run is returned as it is.
+    """Go on from the latest checkpoint; a finished run is returned as it is, a damaged points file mended.
 
     Raises:
         UserError: the method, workload or weights have changed since, so that it would be another run.
     """
     if store.record.status == "done":
+        _mend(store)
         return Outcome(store, store.record, fresh=False)
     config = stored_config(store)
     changed = [name for name, digest in _hashes(config).items() if store.record.hashes.get(name) != digest]
     if changed:
         raise UserError(f"{store.record.run} cannot be resumed: its {changed[0]} has changed since; start it anew")
     return _execute(store, observer)
+
+
+def _mend(store: RunStore) -> None:
+    """Rebuild the points from the last checkpoint, which a finished run has behind its last point."""
+    try:
+        store.rows()
+    except UserError:
+        with store.lock():
+            store.rewind()
 
 
 def stored_config(store: RunStore) -> RunConfig:
