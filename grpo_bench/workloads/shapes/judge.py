@@ -6,9 +6,9 @@ Per asked object: A = |u - background| * w(hue), w = 1 within 25 degrees of the 
 P is the mean of the 12 largest A, its mask is A / P, sharpened, its size the square root of the mask's sum, its centre
 the mask's centroid. Let ramp(x; a, b) = clip((x - a) / (b - a), 0, 1).
 
-correctness = clean * (0.7 * weighted mean + 0.3 * product of shapes and relation) over the caption's demands:
+correctness = clean * (weighted mean + product of shapes and relation) / 2 over the caption's demands:
   colour    ramp(P; 0.10, 0.25) * ramp(size; 2, 4) * (1 - ramp(size; 18, 26))         weight 0.12 each; 0.4 if alone
-  shape     colour * ramp(fit; 0.5, 0.75) * ramp(fit - best other fit; -0.04, 0.02)   weight 0.20 each; 0.6 if alone
+  shape     colour * ramp(fit; 0.5, 0.75) * ramp(fit - best other fit; 0, 0.05)       weight 0.20 each; 0.6 if alone
             fit = soft intersection over union with the ideal shape of that size and centre
   relation  both colours * clip(cos / 0.7, 0, 1) * ramp(distance along the axis; 0, 4)  weight 0.36
             cos is of the angle between the line through the centres and the relation's axis
@@ -177,7 +177,7 @@ def _correctness(asked: _Asked, seen: _Seen) -> Floats:
     colour = seen.colour
     right = np.take_along_axis(seen.fit, asked.shape[..., None], 2)[..., 0]
     others = np.where(np.arange(3) == asked.shape[..., None], -1, seen.fit).max(2)
-    shape = colour * _ramp(right, 0.5, 0.75) * _ramp(right - others, -0.04, 0.02)
+    shape = colour * _ramp(right, 0.5, 0.75) * _ramp(right - others, 0, 0.05)
     step = seen.centre[:, 1] - seen.centre[:, 0]
     along = (step * asked.axis).sum(1)
     relation = (
@@ -185,8 +185,8 @@ def _correctness(asked: _Asked, seen: _Seen) -> Floats:
         * np.clip(along / np.maximum(np.hypot(step[:, 0], step[:, 1]), 1e-3) / 0.7, 0, 1)
         * _ramp(along, 0, 4)
     )
-    alone = 0.7 * (0.4 * colour[:, 0] + 0.6 * shape[:, 0]) + 0.3 * shape[:, 0]
-    both = 0.7 * (0.12 * colour.sum(1) + 0.20 * shape.sum(1) + 0.36 * relation) + 0.3 * shape.prod(1) * relation
+    alone = 0.5 * (0.4 * colour[:, 0] + 0.6 * shape[:, 0]) + 0.5 * shape[:, 0]
+    both = 0.5 * (0.12 * colour.sum(1) + 0.20 * shape.sum(1) + 0.36 * relation) + 0.5 * shape.prod(1) * relation
     clean = 1 - _ramp(seen.junk, 6, 86)
     return clean * np.where(asked.wanted[:, 1] > 0, both, alone)
 
