@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from grpo_bench.cli import main
 from grpo_bench.config import RunConfig, Table, build, merge
 from grpo_bench.evaluation.evaluator import Evaluation
+from grpo_bench.registry import METHODS, REWARDS, WORKLOADS
 from grpo_bench.store.run import RunStore
 from grpo_bench.training.run import Outcome, start
 from grpo_bench.training.trainer import Progress
@@ -82,8 +88,9 @@ def settings(tiny_model: Path, prompt_file: Path, **over: object) -> Table:
 
 
 def config(tiny_model: Path, prompt_file: Path, **over: object) -> RunConfig:
-    """`settings`, validated."""
-    return build([("test", settings(tiny_model, prompt_file, **over))])
+    """`settings` on the workload's defaults, as the command line lays them."""
+    defaults = WORKLOADS.get("prompts").defaults
+    return build([("workload", defaults), ("test", settings(tiny_model, prompt_file, **over))])
 
 
 def run(chosen: RunConfig, results: Path, watcher: Watcher | None = None, *, again: bool = False) -> Outcome:
@@ -140,8 +147,29 @@ def command(*args: str) -> list[str]:
 def cli(*args: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """`grpo-bench ARGS` in a process of its own, standing in `cwd`."""
     return subprocess.run(
-        command(*args), cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=50, check=False
+        command(*args), cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=150, check=False
     )
+
+
+def cli_here(*args: str) -> subprocess.CompletedProcess[str]:
+    """`grpo-bench ARGS` in this process, which has loaded torch already; what it registers or sets is taken back."""
+    logger = logging.getLogger("grpo_bench")
+    kept = logger.propagate, logger.level, logger.handlers[:]
+    plugins = [(registry, dict(registry._plugins)) for registry in (METHODS, REWARDS)]
+    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+    try:
+        sys.argv = ["grpo-bench", *args]
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        sys.argv = argv
+        logger.propagate, logger.level, logger.handlers[:] = kept
+        for registry, before in plugins:
+            registry._plugins.clear()
+            registry._plugins.update(before)
+    code = left.value.code
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
 def signalled(args: list[str], number: signal.Signals, when: Callable[[], bool], cwd: Path) -> tuple[int, str, str]:
@@ -157,7 +185,7 @@ def signalled(args: list[str], number: signal.Signals, when: Callable[[], bool],
             assert process.poll() is None, f"ended too early: {process.communicate()}"
             time.sleep(0.005)
         process.send_signal(number)
-        out, err = process.communicate(timeout=50)
+        out, err = process.communicate(timeout=150)
     finally:
         process.kill()
     return process.returncode, out, err
