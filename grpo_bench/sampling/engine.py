@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grpo_bench.forest.forest import Forest
-from grpo_bench.forest.rollout import Ints
+from grpo_bench.forest.rollout import Bools, Ints
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.metering.ledger import Role
 from grpo_bench.sampling.gaussian import GAUSSIAN_MEAN, Likelihood, log_prob
@@ -57,18 +57,25 @@ def grow(
         v_DPCHW = v_BCHW.view_as(x_DPCHW)
         mean_DPCHW = float(schedule.x_T[step]) * x_DPCHW + float(schedule.v_T[step]) * v_DPCHW
         # Breadth-first order keeps a depth's nodes together: a parent's row is its id less the depth's first id.
-        row_C = torch.as_tensor(forest.parent_N[child_C] - node_D[0], device=device)
-        noisy_C = torch.as_tensor(forest.stochastic_N[child_C], device=device)
+        row_C, noisy_C = forest.parent_N[child_C] - node_D[0], forest.stochastic_N[child_C]
+        still, noisy = (_rows(mask_C, device) for mask_C in (~noisy_C, noisy_C))
+        still_from, noisy_from = (torch.as_tensor(row_C[mask_C], device=device) for mask_C in (~noisy_C, noisy_C))
         dt, std = float(schedule.sigmas[step + 1] - schedule.sigmas[step]), float(schedule.std_T[step])
         next_CPCHW = x_DPCHW.new_empty((len(child_C), *x_DPCHW.shape[1:]))
-        next_CPCHW[~noisy_C] = x_DPCHW[row_C[~noisy_C]] + dt * v_DPCHW[row_C[~noisy_C]]
-        eps_SPCHW = _edge_noise(forest, child_C[forest.stochastic_N[child_C]], noise, device)
-        next_CPCHW[noisy_C] = mean_DPCHW[row_C[noisy_C]] + std * eps_SPCHW
-        trained_C = torch.as_tensor(forest.trained_N[child_C], device=device)
-        parent_D = torch.as_tensor(np.isin(node_D, forest.trained_parents), device=device)
-        kept.add(x_DPCHW, mean_DPCHW, parent_D, next_CPCHW[trained_C], row_C[trained_C], std)
+        next_CPCHW[still] = x_DPCHW[still_from] + dt * v_DPCHW[still_from]
+        eps_SPCHW = _edge_noise(forest, child_C[noisy_C], noise, device)
+        next_CPCHW[noisy] = mean_DPCHW[noisy_from] + std * eps_SPCHW
+        trained_C = forest.trained_N[child_C]
+        parent_K = _rows(np.isin(node_D, forest.trained_parents), device)
+        trained_from = torch.as_tensor(row_C[trained_C], device=device)
+        kept.add(x_DPCHW, mean_DPCHW, parent_K, next_CPCHW[_rows(trained_C, device)], trained_from, std)
         x_DPCHW = next_CPCHW
     return kept.trajectories(x_DPCHW)
+
+
+def _rows(mask: Bools, device: torch.device) -> Tensor:
+    """Where `mask` holds, as indices: a mask on the device would make the host wait for it."""
+    return torch.as_tensor(np.flatnonzero(mask), device=device)
 
 
 def _edge_noise(forest: Forest, child_S: Ints, noise: Noise, device: torch.device) -> Tensor:
@@ -100,9 +107,9 @@ class _Kept:
     logps: list[Tensor] = field(default_factory=list)
 
     def add(
-        self, x_DPCHW: Tensor, mean_DPCHW: Tensor, parent_D: Tensor, child_EPCHW: Tensor, row_E: Tensor, std: float
+        self, x_DPCHW: Tensor, mean_DPCHW: Tensor, parent_K: Tensor, child_EPCHW: Tensor, row_E: Tensor, std: float
     ) -> None:
-        self.parents.append(x_DPCHW[parent_D])
+        self.parents.append(x_DPCHW[parent_K])
         self.children.append(child_EPCHW)
         edges, prompts = child_EPCHW.shape[:2]
         if edges:
@@ -110,7 +117,7 @@ class _Kept:
             logp_B = log_prob(child_EPCHW.flatten(0, 1), mean_DPCHW[row_E].flatten(0, 1), std_B, self.likelihood)
             self.logps.append(logp_B.view(edges, prompts))
         if self.old_mean:
-            self.means.append(mean_DPCHW[parent_D])
+            self.means.append(mean_DPCHW[parent_K])
 
     def trajectories(self, leaf_LPCHW: Tensor) -> Trajectories:
         return Trajectories(

@@ -68,6 +68,21 @@ class Diagnostics:
         return cls(np.zeros(steps, np.int64), np.zeros(steps, np.int64))
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One micro-batch, M edges: the step, loss, log of the ratio and (where beta > 0) KL of each."""
+
+    step_M: Ints
+    loss_M: Tensor
+    log_ratio_M: Tensor
+    kl_M: Tensor | None
+
+    def detached(self) -> _Part:
+        """The same numbers without the graph that made them."""
+        kl_M = None if self.kl_M is None else self.kl_M.detach()
+        return _Part(self.step_M, self.loss_M.detach(), self.log_ratio_M.detach(), kl_M)
+
+
 class Objective:
     """Turns a batch into gradients.
 
@@ -101,15 +116,18 @@ class Objective:
         keep_EP = np.zeros_like(batch.keep_EP)
         keep_EP[:, prompts] = batch.keep_EP[:, prompts]
         edges = int(keep_EP.sum())
-        total = 0.0
+        parts: list[_Part] = []
         for parent_B, edge_M, row_M in _micro_batches(batch, keep_EP, self._train_batch):
-            loss = self._loss(batch, parent_B, edge_M, row_M, diagnostics).sum() / edges
-            loss.backward()
-            total += float(loss.detach())
-        return total, edges
+            part = self._evaluate(batch, parent_B, edge_M, row_M)
+            (part.loss_M.sum() / edges).backward()
+            parts.append(part.detached())
+        # Read back once, at the end: a read inside the loop would make the host wait for every micro-batch.
+        for part in parts:
+            self._diagnose(part, diagnostics)
+        return sum(float(part.loss_M.sum()) for part in parts) / max(edges, 1), edges
 
-    def _loss(self, batch: Batch, parent_B: Ints, edge_M: Ints, row_M: Ints, diagnostics: Diagnostics) -> Tensor:
-        """Loss (M,) of the (edge, prompt) pairs `edge_M`, whose parents are rows `row_M` of the pairs `parent_B`."""
+    def _evaluate(self, batch: Batch, parent_B: Ints, edge_M: Ints, row_M: Ints) -> _Part:
+        """Loss of the (edge, prompt) pairs `edge_M`, whose parents are rows `row_M` of the pairs `parent_B`."""
         forest, schedule, grown = batch.forest, batch.schedule, batch.trajectories
         device = grown.parent_KPCHW.device
         step_B = forest.depth_N[forest.trained_parents[parent_B[:, 0]]]
@@ -144,20 +162,20 @@ class Objective:
             old_mean=None if old_mean is None else old_mean[parent_rows[:, 0], parent_rows[:, 1]][row_of],
             reference_mean=reference_MCHW,
         )
-        loss_M = self._method.edge_loss(edge_batch)
+        loss_M, kl_M = self._method.edge_loss(edge_batch), None
         if self._beta > 0 and reference_MCHW is not None:
             kl_M = gaussian_kl(mean_MCHW, reference_MCHW, std_M)
             loss_M = loss_M + self._beta * kl_M
-            diagnostics.kl += float(kl_M.detach().sum())
-        self._diagnose(edge_batch, step_M, diagnostics)
-        return loss_M
+        return _Part(step_M, loss_M, edge_batch.logp - edge_batch.logp_old, kl_M)
 
-    def _diagnose(self, batch: EdgeBatch, step_M: Ints, diagnostics: Diagnostics) -> None:
-        deviation_M = ((batch.logp.detach() - batch.logp_old).exp() - 1).abs().cpu().numpy()
+    def _diagnose(self, part: _Part, diagnostics: Diagnostics) -> None:
+        deviation_M = (part.log_ratio_M.exp() - 1).abs().cpu().numpy()
         if not diagnostics.norms:  # before the iteration's first optimiser step the ratio must be 1
             diagnostics.ratio_deviation = max(diagnostics.ratio_deviation, float(deviation_M.max()))
-        np.add.at(diagnostics.edges_T, step_M, 1)
-        np.add.at(diagnostics.clipped_T, step_M, deviation_M > self._clip)
+        np.add.at(diagnostics.edges_T, part.step_M, 1)
+        np.add.at(diagnostics.clipped_T, part.step_M, deviation_M > self._clip)
+        if part.kl_M is not None:
+            diagnostics.kl += float(part.kl_M.sum())
 
 
 def _micro_batches(batch: Batch, keep_EP: Bools, size: int) -> Iterator[tuple[Ints, Ints, Ints]]:
