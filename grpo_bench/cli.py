@@ -162,8 +162,10 @@ def plan(
     forest = plan_forest(make_method(resolved), resolved.seed, 0, schedule)
     if png is not None:
         from grpo_bench.forest.draw import draw_png
+        from grpo_bench.store.atomic import saving
 
-        draw_png(forest, png, f"{method}: one prompt's forest")
+        with saving("the picture", png):
+            draw_png(forest, png, f"{method}: one prompt's forest")
     if json:
         _print_json(plan_json(forest))
         return
@@ -284,7 +286,7 @@ def _resolve(flags: Table, recipe: str | None, config: Path | None, sets: list[s
     for assignment in sets or []:
         over = merge(over, parse_set(assignment))
     file = read_toml(config) if config is not None else {}
-    name = recipe or str(file.get("recipe") or "")
+    name = recipe or str(over.get("recipe") or file.get("recipe") or "")
     layers = [("recipe", shipped(name) if name else {}), ("--config", file), ("--set", over)]
     named = [layer["workload"] for _, layer in layers if "workload" in layer]
     defaults = WORKLOADS.get(str(named[-1]) if named else "shapes").defaults

@@ -82,6 +82,15 @@ def test_a_model_flag_means_the_prompts_workload() -> None:
     assert config.model.trainable == "lora"  # the workload's default
 
 
+def test_a_recipe_may_be_named_in_any_layer(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text('recipe = "dancegrpo"\n', encoding="utf-8")
+
+    by_flag = _resolve({}, "dancegrpo", None, None)
+
+    assert by_flag == _resolve({}, None, file, None) == _resolve({}, None, None, ["recipe=dancegrpo"])
+
+
 def test_no_file_is_read_that_was_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("config.toml", "grpo-bench.toml", "pyproject.toml", ".grpo_bench.toml"):
         (tmp_path / name).write_text("seed = 77\n", encoding="utf-8")

@@ -193,7 +193,7 @@ def draw_png(forest: Forest, path: Path | str, title: str) -> None:
         handlelength=2,
         columnspacing=1.6,
     )
-    figure.savefig(path)
+    figure.savefig(path, format="png")
 
 
 def _caption(forest: Forest, copies: int) -> str:
