@@ -20,8 +20,8 @@ class ShapesWorkload(Workload):
     gold = "shapes"
     defaults: ClassVar[Table] = {
         "model": {"max_sequence_length": 0, "height": 32, "width": 32},
-        # Tuned on flat alone, seeds 100 and 101: 2e-4 and 3e-4 gain more there in the 11 updates the budget buys, but at
-        # 3e-4 correctness turns down after 6, and methods with fewer evaluations to train make four times as many.
+        # Tuned on flat alone, seeds 100 and 101: 2e-4 and 3e-4 gain more there in the 11 updates the budget buys, but
+        # at 3e-4 correctness turns down after 6, and methods that train fewer evaluations make four times as many.
         "training": {"learning_rate": 1e-4, "prompts": 8},
         "evaluation": {"every": 16000},
         "budget": {"nfe": 80000.0},
