@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from grpo_bench.forest.rollout import Ints
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class Purpose(IntEnum):
@@ -63,6 +66,8 @@ class Noise:
 
     def draw(self, purpose: Purpose, key_N: Ints | np.ndarray, device: torch.device) -> Tensor:
         """(N, P, C, H, W) fp32: one latent for each node key and prompt."""
+        import torch  # here, because a plan draws its windows from `generator` and must start without torch
+
         out = np.empty((len(key_N), len(self._prompt_P), *self._shape), dtype=np.float32)
         for n, node in enumerate(key_N):
             for p, prompt in enumerate(self._prompt_P):
