@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -185,6 +184,8 @@ def test_a_full_disk_loses_nothing(make: Make, tmp_path: Path, size: int) -> Non
     said = tmp_path / "said"
 
     def go_on() -> None:
+        import resource  # not on Windows
+
         with said.open("w", encoding="utf-8") as file:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
             try:
