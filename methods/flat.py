@@ -1,6 +1,6 @@
 """Flat GRPO: Flow-GRPO (arXiv 2505.05470, eq. 4-9) and DanceGRPO (arXiv 2505.07818, alg. 1).
 
-G independent chains, stochastic at every step but the last; each chain's leaf z-score is the advantage of all its edges.
+G independent chains, stochastic at every step but the last; a chain's leaf z-score is the advantage of all its edges.
 Flow-GRPO draws the initial noise per chain; DanceGRPO shares it and trains a random 60% of the steps of each chain. The
 last transition is an ODE step here (DanceGRPO decodes the predicted clean image, which is the same thing).
 """

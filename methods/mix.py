@@ -1,7 +1,7 @@
 """MixGRPO (arXiv 2507.21802, section 3): SDE inside a sliding window of steps, ODE outside, only the window is trained.
 
-Also Flow-GRPO-Fast: a short window at a random early step. Where the released code lets the window shrink at the end and
-crash (window end past the last step), the window here is clamped so that it keeps its length and never holds the last step.
+Also Flow-GRPO-Fast: a short window at a random early step. Where the released code lets the window shrink at the end
+and crash (window end past the last step), the window here is clamped: it keeps its length and never holds the last step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class MixConfig(MethodConfig):
     window_start: int = Field(0, ge=0)
     """First step of the window (`fixed`), or where `progressive` and `random` begin."""
     window_stop: int | None = Field(None, ge=1)
-    """`random` only: windows end at or before this step (Flow-GRPO-Fast: 5); default: wherever they fit."""
+    """Windows end at or before this step (Flow-GRPO-Fast: 5); default: wherever they fit."""
     stride: int = Field(1, ge=1)
     """Steps that a progressive window moves at a time."""
     tau: int = Field(25, ge=1)

@@ -73,8 +73,8 @@ class TreeGRPO(Method[TreeConfig]):
         starts = steps - cfg.window
         if starts < 1 or (cfg.window_start or 0) >= starts:
             raise UserError(
-                f"method.window = {cfg.window} from step {cfg.window_start or 0} does not fit before the last of {steps} "
-                f"steps; make the window shorter or raise sampling.steps"
+                f"method.window = {cfg.window} from step {cfg.window_start or 0} does not fit before the last of "
+                f"{steps} steps; make the window shorter or raise sampling.steps"
             )
         start = self._start(iteration, rng, starts)
         stochastic_T = np.zeros(steps, dtype=bool)

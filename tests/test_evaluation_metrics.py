@@ -121,13 +121,15 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("evaluation") / "model")
 
 
-def evaluator(sd3: SD3Policy, ledger: Ledger, *, batch: int = 64, **changes: object) -> Evaluator:
+def evaluator(
+    sd3: SD3Policy, ledger: Ledger, *, prompts: tuple[str, ...] = PROMPTS, batch: int = 64, **changes: object
+) -> Evaluator:
     settings = EvaluationSection.model_validate({"images": 2, "steps": 3} | changes)
     return Evaluator(
         sd3,
         Metered(sd3, ledger, guidance=settings.guidance, batch=batch),
-        sd3.encode(PROMPTS),
-        PROMPTS,
+        sd3.encode(prompts),
+        prompts,
         settings,
         make_rewards(["jpeg-compressibility", "jpeg-incompressibility"], RewardSection()),
         weights={"jpeg-incompressibility": 0.5},
@@ -147,6 +149,17 @@ def test_an_evaluation_repeats_itself(pipeline: Path) -> None:
     # another seed draws other noise
     other = evaluator(sd3, Ledger(), seed=1).evaluate()
     assert not np.array_equal(other.images, first.images)
+
+
+def test_every_image_belongs_to_its_prompt(pipeline: Path) -> None:
+    # given one prompt alone: its images are those it has among the others, whichever place it has there
+    sd3 = policy(pipeline)
+    images = evaluator(sd3, Ledger()).evaluate().images.astype(int)
+    for place, prompt in enumerate(PROMPTS):
+        alone = evaluator(sd3, Ledger(), prompts=(prompt,)).evaluate().images.astype(int)
+        # batches of other sizes may round a pixel to the next level
+        assert abs(alone[0] - images[place]).max() <= 1
+        assert abs(alone[0] - images[(place + 1) % 3]).max() > 10
 
 
 def test_evaluation_columns_are_means_of_the_stored_images(pipeline: Path) -> None:
