@@ -1,7 +1,7 @@
 """MixGRPO (arXiv 2507.21802, section 3): SDE inside a sliding window of steps, ODE outside, only the window is trained.
 
 Also Flow-GRPO-Fast: a short window at a random early step. Where the released code lets the window shrink at the end
-and crash (window end past the last step), the window here is clamped: it keeps its length and never holds the last step.
+and crash (window end past the last step), the window is clamped: it keeps its length and never holds the last step.
 """
 
 from __future__ import annotations
