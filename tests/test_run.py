@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 
 from grpo_bench.config import RunConfig, validated
 from grpo_bench.errors import UserError
+from grpo_bench.evaluation.compare import compare
 from grpo_bench.registry import METHODS, REWARDS, load_plugin
 from grpo_bench.store.run import run_names
 from grpo_bench.training.run import resume, stored_config
+from grpo_bench.training.session import load_policy, pick_device
 from grpo_bench.workloads.prompts import read_prompts
 
 METHOD = '''
@@ -242,15 +244,20 @@ def test_a_nan_out_of_the_method_ends_the_run_as_diverged(
     assert "iteration" in done.record.reason or "credit" in done.record.reason
 
 
-def test_a_policy_that_blows_up_ends_the_run_and_keeps_finite_weights(make: Make, results: Path) -> None:
-    # given a learning rate that no network survives
-    chosen = make(training={"learning_rate": 1e30, "checkpoint_every": 1}, budget={"iterations": 20.0})
+@pytest.mark.parametrize("learning_rate", [1e9, 1e30])
+def test_a_policy_that_blows_up_ends_the_run_and_the_kept_one_still_draws(
+    make: Make, results: Path, learning_rate: float
+) -> None:
+    # given a learning rate that no network survives, and a checkpoint after every iteration
+    chosen = make(training={"learning_rate": learning_rate, "checkpoint_every": 1}, budget={"iterations": 20.0})
 
     done = run(chosen, results)
 
     assert done.record.status == "diverged" and "\n" not in done.record.reason
     kept = done.store.checkpoints.latest()
-    assert kept is not None
+    assert kept is not None and kept.iteration == 0
+    images = compare(done.store, chosen, load_policy(chosen, pick_device()), ("a",), images=1, seed=0)
+    assert images[0].shape == images[1].shape == (1, 1, 32, 32, 3)
     for file in (kept.path / "transformer").glob("*.safetensors"):
         assert all(bool(weight.isfinite().all()) for weight in load_file(file).values())
 

@@ -15,6 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from grpo_bench.errors import Diverged
+from grpo_bench.metering.ledger import Ledger
+from grpo_bench.sampling.handle import Metered
 from grpo_bench.training.session import Session
 
 OPTIMISER = "optimiser.safetensors"
@@ -40,6 +43,26 @@ def save(folder: Path, session: Session) -> None:
         "evaluated_nfe": session.evaluated_nfe,
     }
     (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+
+
+@torch.no_grad()
+def check_sound(session: Session) -> None:
+    """Look at every weight, and at one evaluation, charged to a ledger of its own because it is no part of the run.
+
+    Raises:
+        Diverged: one of them is not finite.
+    """
+    after = f"after iteration {session.ledger.iterations}"
+    for name, weight in session.policy.parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise Diverged(f"the weight {name} holds a NaN or Inf {after}")
+    policy = session.policy
+    conditioning = session.conditioning.select(torch.zeros(1, dtype=torch.int64)).to(policy.device)
+    x_BCHW = torch.zeros((1, *policy.latent_shape), device=policy.device)
+    sigma_B = torch.full((1,), 0.5, device=policy.device)
+    handle = Metered(policy, Ledger(), guidance=session.handle.guidance, batch=1)
+    if not bool(torch.isfinite(handle.predict(x_BCHW, sigma_B, conditioning, "setup")).all()):
+        raise Diverged(f"the policy gives a NaN or Inf {after}")
 
 
 def load(folder: Path, session: Session) -> None:

@@ -23,6 +23,7 @@ from grpo_bench.metering.ledger import Counts, check
 from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.handle import Conditioning
 from grpo_bench.sampling.noise import Noise
+from grpo_bench.training.checkpoint import check_sound
 from grpo_bench.training.objective import Batch, Diagnostics
 from grpo_bench.training.planning import iteration_cost, plan_forest
 from grpo_bench.training.session import Session, iteration_prompts
@@ -248,11 +249,9 @@ class Trainer:
         self._save()
 
     def _save(self) -> None:
-        """A checkpoint; one whose weights are not finite would take the place of the last good one."""
-        for name, weight in self.session.policy.parameters():
-            if not bool(torch.isfinite(weight).all()):
-                raise Diverged(f"the weight {name} holds a NaN or Inf after iteration {self._ledger.iterations}")
+        """A checkpoint, of a sound policy only: any other would take the place of the last good one."""
         with self._ledger.phase("io"):
+            check_sound(self.session)
             self._recorder.checkpoint(self.session)
 
 
