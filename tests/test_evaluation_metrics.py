@@ -48,16 +48,15 @@ def test_pairwise_distance_by_hand() -> None:
 
 
 def test_vendi_counts_different_images() -> None:
-    # n identical images: one eigenvalue of 1; n orthogonal ones: n of 1/n
+    # n identical images: one eigenvalue of 1; n far apart: n of 1/n (a kernel of exp(-1/(2 0.2^2) 18/6) < 1e-16)
     assert vendi(np.tile(np.random.default_rng(0).standard_normal(6), (5, 1))) == pytest.approx(1)
     assert vendi(3 * np.eye(5)) == pytest.approx(5)
     # two and two alike: eigenvalues 1/2, 1/2
-    assert vendi(np.eye(4)[[0, 0, 1, 1]]) == pytest.approx(2)
-    # cosine c between two: eigenvalues (1 +- c) / 2
-    c = 0.6
-    share = np.array([1 + c, 1 - c]) / 2
-    expected = np.exp(-(share * np.log(share)).sum())
-    assert vendi(np.array([[1.0, 0.0], [c, (1 - c**2) ** 0.5]])) == pytest.approx(expected)
+    assert vendi(5 * np.eye(4)[[0, 0, 1, 1]]) == pytest.approx(2)
+    # two images at the kernel's width: k = exp(-1/2), eigenvalues (1 +- k) / 2
+    k = np.exp(-0.5)
+    share = np.array([1 + k, 1 - k]) / 2
+    assert vendi(np.array([[0.0, 0.0], [0.2, 0.2]])) == pytest.approx(np.exp(-(share * np.log(share)).sum()))
 
 
 def test_per_prompt_averages_over_prompts_and_never_across_them() -> None:
@@ -65,8 +64,8 @@ def test_per_prompt_averages_over_prompts_and_never_across_them() -> None:
     images = np.concatenate([plain(80, 80), plain(0, 255)])
     columns = per_prompt(images, np.array([0, 0, 1, 1]))
     assert columns["diversity"] == pytest.approx((0 + 1) / 2)
-    # black and white are opposite features, -0.5 and 0.5, of cosine -1: one direction
-    assert columns["vendi"] == pytest.approx(1)
+    # two equal images count as one, black and white as two
+    assert columns["vendi"] == pytest.approx(1.5, abs=1e-4)
 
 
 def test_tripwires_of_a_plain_image() -> None:

@@ -13,6 +13,8 @@ from grpo_bench.forest.rollout import Floats
 Images = npt.NDArray[np.uint8]
 CELLS = 8
 """Features are the mean colours of an 8 x 8 grid: layout and colour, not texture."""
+WIDTH = 0.2
+"""Root-mean-square difference at which two images are well on the way to being two (a kernel of 0.61)."""
 
 
 def features(images: Images) -> Floats:
@@ -40,12 +42,12 @@ def pairwise_distance(feature_BD: Floats) -> float:
 def vendi(feature_BD: Floats) -> float:
     """Vendi score (Friedman and Dieng, arXiv 2210.02410, def. 3.1): exp entropy of the kernel's eigenvalues.
 
-    The effective number of different images, 1 .. B; cosine kernel of the features.
+    The effective number of different images, 1 .. B. The kernel is exp(-d^2 / (2 WIDTH^2)) of the root-mean-square
+    difference d, so that a black and a white image count as two.
     """
-    unit_BD = feature_BD / np.maximum(np.linalg.norm(feature_BD, axis=1, keepdims=True), 1e-12)
-    eigen = np.linalg.eigvalsh(unit_BD @ unit_BD.T / len(unit_BD))
+    square_BB = ((feature_BD[:, None] - feature_BD[None]) ** 2).mean(-1)
+    eigen = np.linalg.eigvalsh(np.exp(-square_BB / (2 * WIDTH**2)) / len(feature_BD))
     eigen = eigen[eigen > 1e-12]
-    eigen = eigen / eigen.sum()
     return float(np.exp(-(eigen * np.log(eigen)).sum()))
 
 

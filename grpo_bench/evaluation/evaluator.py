@@ -19,7 +19,7 @@ from grpo_bench.policies.base import Policy
 from grpo_bench.sampling.engine import grow
 from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.kernels import make_schedule
-from grpo_bench.sampling.noise import Noise, Purpose, generator
+from grpo_bench.sampling.noise import EVALUATION, Noise, Purpose, generator
 
 PROBE_SIGMAS = (0.95, 0.75, 0.5, 0.25)
 PROBE_PROMPTS = 8
@@ -61,7 +61,7 @@ def sample(
     """
     schedule = make_schedule(policy.sigmas(settings.steps), "ode")
     forest = chains(schedule.sigmas, settings.images, np.zeros(schedule.steps, dtype=bool))
-    noise = Noise(settings.seed, 0, prompts, policy.latent_shape)
+    noise = Noise(settings.seed, EVALUATION, prompts, policy.latent_shape)
     leaf_LPCHW = grow(forest, schedule, handle, conditioning, noise, role=role).leaf_LPCHW
     if not bool(torch.isfinite(leaf_LPCHW).all()):
         raise Diverged("the policy gave a NaN or Inf while sampling evaluation images")
@@ -127,7 +127,7 @@ class Evaluator:
         count = min(PROBE_PROMPTS, len(self.prompts))
         schedule = make_schedule(self._policy.sigmas(self._settings.steps), "ode")
         forest = chains(schedule.sigmas, 1, np.zeros(schedule.steps, dtype=bool))
-        noise = Noise(self._settings.seed, 1, self.prompts[:count], self._policy.latent_shape)
+        noise = Noise(self._settings.seed, EVALUATION + 1, self.prompts[:count], self._policy.latent_shape)
         prompt_B = torch.arange(count, device=self._policy.device)
         few = self._conditioning.select(prompt_B)
         clean_BCHW = grow(forest, schedule, self._handle, few, noise, role="setup").leaf_LPCHW[0]

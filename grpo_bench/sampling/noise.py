@@ -50,12 +50,16 @@ def prompt_keys(prompts: Sequence[str]) -> np.ndarray:
     return np.array(keys, dtype=np.uint64)
 
 
+EVALUATION = 1 << 40
+"""Iteration numbers from here on belong to evaluation: no rollout draws what an evaluation draws, at any seed."""
+
+
 class Noise:
     """Standard normal latents of one iteration.
 
     Args:
         seed: the run's seed (evaluation has its own, the same for every run).
-        iteration: rollouts differ by it; evaluation always uses 0.
+        iteration: rollouts differ by it; evaluation counts from `EVALUATION`.
         prompts: the batch's prompts, whose texts name the streams.
         shape: (C, H, W) of a latent.
     """
