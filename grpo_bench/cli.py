@@ -310,7 +310,7 @@ def _run(
         if config is None:
             assert resume is not None
             return runs.resume(RunStore.open(resume, results), observer)
-        return runs.start(config, results, observer, again=again, command=sys.argv)
+        return runs.start(config, results, observer, again=again, command=["grpo-bench", *sys.argv[1:]])
 
 
 def _finish(outcome: Outcome, *, quiet: bool) -> None:
