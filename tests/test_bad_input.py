@@ -230,7 +230,7 @@ def test_other_commands_refuse_in_one_sentence_too(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    sentence(cli_here(*args))
+    assert sentence(cli_here(*args))
 
 
 def test_results_that_cannot_be_written(tiny_model: Path, tmp_path: Path) -> None:

@@ -338,7 +338,8 @@ def test_every_recipe_names_a_paper_and_loads() -> None:
 
 @pytest.mark.parametrize("workload", ["shapes", "prompts"])
 def test_workload_defaults_validate(workload: str) -> None:
-    build([("workload", WORKLOADS.get(workload).defaults)])
+    defaults = WORKLOADS.get(workload).defaults
+    assert build([("workload", defaults)]).budget == defaults["budget"]
 
 
 def test_the_grid_of_an_nfe_budget_defaults_to_a_tenth() -> None:

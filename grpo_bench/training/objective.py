@@ -105,7 +105,7 @@ class Objective:
         train_batch: int,
     ) -> None:
         self._method, self._handle, self._likelihood = method, handle, likelihood
-        self._clip, self._beta, self._train_batch = clip, beta, train_batch
+        self.clip, self._beta, self._train_batch = clip, beta, train_batch
         self.needs_reference = beta > 0 or "reference" in method.needs
 
     def accumulate(self, batch: Batch, prompts: Ints, diagnostics: Diagnostics) -> tuple[float, int]:
@@ -158,7 +158,7 @@ class Objective:
             h=on_device(schedule.h_T[step_M]),
             advantage=on_device(batch.advantage_EP[edge_M[:, 0], edge_M[:, 1]]),
             weight=on_device(batch.weight_E[edge_M[:, 0]]),
-            clip=self._clip,
+            clip=self.clip,
             old_mean=None if old_mean is None else old_mean[parent_rows[:, 0], parent_rows[:, 1]][row_of],
             reference_mean=reference_MCHW,
         )
@@ -173,7 +173,7 @@ class Objective:
         if not diagnostics.norms:  # before the iteration's first optimiser step the ratio must be 1
             diagnostics.ratio_deviation = max(diagnostics.ratio_deviation, float(deviation_M.max()))
         np.add.at(diagnostics.edges_T, part.step_M, 1)
-        np.add.at(diagnostics.clipped_T, part.step_M, deviation_M > self._clip)
+        np.add.at(diagnostics.clipped_T, part.step_M, deviation_M > self.clip)
         if part.kl_M is not None:
             diagnostics.kl += float(part.kl_M.sum())
 

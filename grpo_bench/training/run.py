@@ -158,7 +158,7 @@ def _train(store: RunStore, config: RunConfig, observer: Observer) -> bool:
     torch.use_deterministic_algorithms(True, warn_only=True)
     session = open_session(config)
     store.save_record(store.record.model_copy(update={"versions": environment()}))
-    log.info("clip %.3g, %d trained tensors", session.clip, len(session.policy.parameters()))
+    log.info("clip %.3g, %d trained tensors", session.objective.clip, len(session.policy.parameters()))
     point = store.rewind()
     if point is not None:
         checkpoint.load(point.path, session)

@@ -50,11 +50,6 @@ class Session:
     ema: Ema
     evaluated_nfe: int = -1
 
-    @property
-    def clip(self) -> float:
-        """Half-width of the ratio clip in force."""
-        return self.config.objective.clip or default_clip(int(np.prod(self.policy.latent_shape)))
-
 
 def pick_device() -> torch.device:
     """The first CUDA device where there is one, else the CPU."""
@@ -119,18 +114,17 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
         policy = load_policy(config, device)
     conditioning, eval_conditioning = policy.encode(prompts["train"]), policy.encode(held_out)
     policy.release_encoders()
-    training, evaluation = config.training, config.evaluation
+    training = config.training
     handle = Metered(policy, ledger, guidance=config.sampling.guidance, batch=training.rollout_batch)
-    eval_handle = Metered(policy, ledger, guidance=evaluation.guidance, batch=training.rollout_batch)
     schedule = make_schedule(
         policy.sigmas(config.sampling.steps), config.sampling.kernel, config.sampling.noise, config.sampling.train_last
     )
     evaluator = Evaluator(
         policy,
-        eval_handle,
+        Metered(policy, ledger, guidance=config.evaluation.guidance, batch=training.rollout_batch),
         eval_conditioning.to(device),
         held_out,
-        evaluation,
+        config.evaluation,
         rewards,
         weights=config.reward.weights,
         gold=workload.gold,
@@ -139,21 +133,6 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
     if config.objective.beta > 0 or "reference" in method.needs:
         policy.keep_reference()
     likelihood = Likelihood(config.objective.reduction, config.objective.logprob_scale)
-    latent_numbers = int(np.prod(policy.latent_shape))
-    objective = Objective(
-        method,
-        handle,
-        likelihood,
-        clip=config.objective.clip or default_clip(latent_numbers),
-        beta=config.objective.beta,
-        train_batch=training.train_batch,
-    )
-    optimiser = torch.optim.AdamW(
-        [weight for _, weight in policy.parameters()],
-        lr=training.learning_rate,
-        betas=(training.beta1, training.beta2),
-        weight_decay=training.weight_decay,
-    )
     session = Session(
         config=config,
         policy=policy,
@@ -162,8 +141,8 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
         schedule=schedule,
         ledger=ledger,
         handle=handle,
-        objective=objective,
-        optimiser=optimiser,
+        objective=_objective(config, method, handle, likelihood),
+        optimiser=_optimiser(config, policy),
         likelihood=likelihood,
         prompts=prompts["train"],
         conditioning=conditioning,
@@ -172,6 +151,27 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
     )
     warm_up(session)
     return session
+
+
+def _objective(config: RunConfig, method: Method[MethodConfig], handle: Metered, likelihood: Likelihood) -> Objective:
+    return Objective(
+        method,
+        handle,
+        likelihood,
+        clip=config.objective.clip or default_clip(int(np.prod(handle.latent_shape))),
+        beta=config.objective.beta,
+        train_batch=config.training.train_batch,
+    )
+
+
+def _optimiser(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
+    training = config.training
+    return torch.optim.AdamW(
+        [weight for _, weight in policy.parameters()],
+        lr=training.learning_rate,
+        betas=(training.beta1, training.beta2),
+        weight_decay=training.weight_decay,
+    )
 
 
 def evaluation_prompts(prompts: tuple[str, ...], count: int) -> tuple[str, ...]:
