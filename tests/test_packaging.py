@@ -22,6 +22,11 @@ MEGABYTE = 1_000_000
 TWO_ITERATIONS = ("--budget", "iterations=2", "--quiet")
 
 
+def variables() -> dict[str, str]:
+    """This process's environment, without what points into the repository (make's constraints are a relative path)."""
+    return {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME", "PIP_CONSTRAINT"}}
+
+
 @dataclass(frozen=True)
 class Environment:
     """A virtual environment in which the wheel is installed, and a folder outside the repository to stand in."""
@@ -31,11 +36,10 @@ class Environment:
 
     def call(self, program: str, *arguments: str) -> str:
         """What `program` prints; fails the test with everything it said when it fails."""
-        variables = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME"}}
         done = subprocess.run(
             [self.scripts / program, *arguments],
             cwd=self.outside,
-            env=variables,
+            env=variables(),
             capture_output=True,
             text=True,
             check=False,
@@ -65,7 +69,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     junk = shutil.ignore_patterns(".*", "build", "results", "tests", "docs", "__pycache__", "*.egg-info", "venv")
     shutil.copytree(ROOT, folder / "source", ignore=junk)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", folder, folder / "source"], check=True, cwd=folder)
+    subprocess.run([*command, "--wheel-dir", folder, folder / "source"], check=True, cwd=folder, env=variables())
     return next(folder.glob("*.whl"))
 
 
