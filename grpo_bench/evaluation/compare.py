@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from safetensors.torch import load_file
+
 from grpo_bench.config import EvaluationSection, RunConfig
 from grpo_bench.errors import UserError
 from grpo_bench.evaluation.diversity import Images
@@ -10,12 +12,16 @@ from grpo_bench.metering.ledger import Ledger
 from grpo_bench.policies.base import Policy
 from grpo_bench.sampling.handle import Metered
 from grpo_bench.store.run import RunStore
+from grpo_bench.training.checkpoint import EMA
+from grpo_bench.training.ema import Ema
 
 
 def compare(
     store: RunStore, config: RunConfig, policy: Policy, prompts: tuple[str, ...], *, images: int, seed: int
 ) -> tuple[Images, Images]:
-    """(base, trained) images, each (P, I, H, W, 3) uint8; `policy` arrives as the base and leaves as the trained one.
+    """(base, trained) images, each (P, I, H, W, 3) uint8, the trained ones from the weights that were evaluated.
+
+    `policy` arrives as the base and leaves as the trained one.
 
     Raises:
         UserError: the run has no checkpoint yet.
@@ -34,4 +40,7 @@ def compare(
 
     base = draw()
     policy.restore(checkpoint.path)
-    return base, draw()
+    ema = Ema(policy, config.training.ema_decay, config.training.ema_every)
+    ema.load(load_file(checkpoint.path / EMA))
+    with ema.applied():
+        return base, draw()
