@@ -329,7 +329,9 @@ def _finish(outcome: Outcome, *, quiet: bool) -> None:
     else:
         print_outcome(outcome.store, stdout_console())
         if not outcome.fresh:
-            typer.echo("This run was already done; this is its stored result. Run it anew with --again.")
+            typer.echo(
+                f"This run had already ended ({record.status}); this is its stored result. Run it anew with --again."
+            )
     codes = {"done": 0, "diverged": EXIT_DIVERGED, "interrupted": EXIT_INTERRUPTED}
     raise typer.Exit(codes.get(record.status, EXIT_FAILED))
 

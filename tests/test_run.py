@@ -220,6 +220,9 @@ def test_a_nan_out_of_the_reward_ends_the_run_as_diverged(
     assert len(done.store.rows()) == points
     kept = done.store.checkpoints.latest()
     assert (kept.iteration if kept else None) == (2 if points else None)
+    # and the same run asked for again is the stored one: it would diverge again
+    again = run(chosen, results)
+    assert (again.fresh, again.record) == (False, done.record)
 
 
 @pytest.mark.parametrize(

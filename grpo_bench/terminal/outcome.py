@@ -225,7 +225,8 @@ def _print_way_on(store: RunStore, record: RunRecord, console: Console) -> None:
     )
     if record.status == "diverged" and store.rows():
         console.print(Text("  the last good checkpoint is kept; the same settings lead to the same end"))
-    console.print(Text.assemble("  resume with  ", (resume_command(store), "bold")), soft_wrap=True)
+    if record.status != "diverged":
+        console.print(Text.assemble("  resume with  ", (resume_command(store), "bold")), soft_wrap=True)
 
 
 def _shown(path: Path) -> str:

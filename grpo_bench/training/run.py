@@ -43,7 +43,7 @@ class Outcome:
 def start(
     config: RunConfig, results: Path, observer: Observer, *, again: bool = False, command: Sequence[str] = ()
 ) -> Outcome:
-    """Run `config`, or find its stored result; an unfinished run of the same id is resumed.
+    """Run `config`, or find its stored result (done or diverged); an unfinished run of the same id is resumed.
 
     Raises:
         UserError: anything in the config that does not fit, before a folder is made.
@@ -58,7 +58,7 @@ def start(
         RunStore(folder).discard()
     if folder.exists():
         store = RunStore.open(run, results)
-        return Outcome(store, store.record, fresh=False) if store.record.status == "done" else resume(store, observer)
+        return resume(store, observer)
     workload = WORKLOADS.get(config.workload)
     record = RunRecord(
         run=run,
@@ -88,12 +88,14 @@ def start(
 
 
 def resume(store: RunStore, observer: Observer) -> Outcome:
-    """Go on from the latest checkpoint; a finished run is returned as it is, a damaged points file mended.
+    """Go on from the latest checkpoint; an ended run is returned as it is, a damaged points file mended.
+
+    A diverged run has ended: its noise and its numbers are fixed, so that it would diverge again.
 
     Raises:
         UserError: the method, workload or weights have changed since, so that it would be another run.
     """
-    if store.record.status == "done":
+    if store.record.status in ("done", "diverged"):
         _mend(store)
         return Outcome(store, store.record, fresh=False)
     config = stored_config(store)
