@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,21 +33,30 @@ def load_pipeline(kind: type[P], source: str, dtype: torch.dtype) -> P:
     if Path(source).exists():
         _check_folder(Path(source), kind.__name__)
     try:
-        listed = kind.load_config(source)
+        listed = _config(kind, source)
         known = inspect.signature(kind.__init__).parameters.keys() - {"self"}
-        absent = {name: None for name in known if (listed.get(name) or [None])[0] is None}
+        absent = {name: None for name in known if listed.get(name) in (None, [None, None], (None, None))}
         pipeline: P = kind.from_pretrained(source, dtype=dtype, **absent)
     except Exception as error:  # hub, file and format errors have no common base
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        hub = "" if Path(source).exists() else ", and for the hub check the network and (for a gated model) your login"
         raise UserError(
             f"model {source!r} cannot be loaded as a {kind.__name__}: {type(error).__name__}: {reason}; "
-            "give the folder or hub id of a complete diffusers pipeline"
+            f"give the folder or hub id of a complete diffusers pipeline{hub}"
         ) from error
     for component in pipeline.components.values():
         if isinstance(component, nn.Module):
             fresh_copy(component)
             component.eval().requires_grad_(False)
     return pipeline
+
+
+def _config(kind: type[DiffusionPipeline], source: str) -> dict[str, object]:
+    """The pipeline's index, without the deprecation warnings on the way, on which nobody here can act."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        index: dict[str, object] = kind.load_config(source)
+    return index
 
 
 def fresh_copy(module: nn.Module) -> None:
