@@ -1,7 +1,7 @@
 """Golden numbers: what pairs methods and runs with each other must not move unnoticed.
 
-A change that breaks a test here changes the numbers of every run: raise NUMERICS_VERSION, say so in the changelog, and put
-the new values in. The first key is splitmix64's published first output for the seed 0; the rest were recorded.
+A change that breaks a test here changes the numbers of every run: raise NUMERICS_VERSION, say so in the changelog, and
+put the new values in. The first key is splitmix64's published first output for the seed 0; the rest were recorded.
 """
 
 from __future__ import annotations
