@@ -226,6 +226,16 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
+def circumstances(bench: Bench, arguments: argparse.Namespace) -> dict[str, str | int]:
+    """Where the figures were taken."""
+    return {
+        "device": torch.cuda.get_device_name() if bench.policy.device.type == "cuda" else "cpu",
+        "dtype": arguments.dtype,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
 def main() -> None:
     """Measure, and print the result."""
     options = parser(__doc__)
@@ -268,10 +278,7 @@ def main() -> None:
         "method": arguments.method,
         "size": arguments.model or arguments.size,
         "trainable": bench.config.model.trainable,
-        "device": torch.cuda.get_device_name() if bench.policy.device.type == "cuda" else "cpu",
-        "dtype": arguments.dtype,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **circumstances(bench, arguments),
     }
     print(json.dumps(result))
 

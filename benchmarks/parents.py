@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from engine import Bench, fastest, parser, prepare
+from engine import Bench, circumstances, fastest, parser, prepare
 
 from grpo_bench.forest.forest import trunk
 from grpo_bench.method import EdgeBatch
@@ -103,10 +103,7 @@ def main() -> None:
         "split": measure(replace(bench, forest=split), arguments.rounds),
         "prompts": len(bench.prompts),
         "size": arguments.model or arguments.size,
-        "device": torch.cuda.get_device_name() if bench.policy.device.type == "cuda" else "cpu",
-        "dtype": arguments.dtype,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **circumstances(bench, arguments),
     }
     print(json.dumps(result))
 

@@ -15,10 +15,9 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from grpo_bench.errors import UserError, nearest
+from grpo_bench.metering.ledger import BUDGET_KINDS, BudgetKind
 
 Table = dict[str, object]
-BudgetKind = Literal["nfe", "rollout-nfe", "reward-calls", "updates", "seconds", "iterations"]
-BUDGET_KINDS: tuple[BudgetKind, ...] = ("nfe", "rollout-nfe", "reward-calls", "updates", "seconds", "iterations")
 
 
 class Section(BaseModel):

@@ -20,6 +20,7 @@ from grpo_bench.method import EdgeBatch, Method, MethodConfig
 from grpo_bench.sampling.engine import Trajectories
 from grpo_bench.sampling.gaussian import Likelihood, gaussian_kl, log_prob, transition_mean
 from grpo_bench.sampling.handle import Conditioning, Metered
+from grpo_bench.training.planning import needs_reference
 
 
 def default_clip(latent_numbers: int) -> float:
@@ -106,7 +107,7 @@ class Objective:
     ) -> None:
         self._method, self._handle, self._likelihood = method, handle, likelihood
         self.clip, self._beta, self._train_batch = clip, beta, train_batch
-        self.needs_reference = beta > 0 or "reference" in method.needs
+        self.needs_reference = needs_reference(beta, method)
 
     def accumulate(self, batch: Batch, prompts: Ints, diagnostics: Diagnostics) -> tuple[float, int]:
         """Backpropagate the mean loss over the kept edges of `prompts`, micro-batch by micro-batch.

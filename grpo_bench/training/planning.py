@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grpo_bench.config import BudgetKind, RunConfig, validated
+from grpo_bench.config import RunConfig, validated
 from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.schedule import Schedule
+from grpo_bench.metering.ledger import TRAIN_WEIGHT, BudgetKind
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.registry import METHODS
 from grpo_bench.sampling.kernels import make_schedule
@@ -30,7 +31,7 @@ class Cost:
     @property
     def nfe(self) -> int:
         """The budget's axis: rollout + reference + 3 x train (RULES.md, "Budgets")."""
-        return self.rollout_nfe + self.reference_nfe + 3 * self.train_nfe
+        return self.rollout_nfe + self.reference_nfe + TRAIN_WEIGHT * self.train_nfe
 
     def amount(self, kind: BudgetKind) -> float:
         """The cost on a budget's axis; seconds are not known beforehand and count as zero."""
@@ -66,11 +67,16 @@ def plan_schedule(config: RunConfig) -> Schedule:
     )
 
 
+def needs_reference(beta: float, method: Method[MethodConfig]) -> bool:
+    """Whether training evaluates the reference policy too: for the KL, or because the method asks."""
+    return beta > 0 or "reference" in method.needs
+
+
 def iteration_cost(forest: Forest, config: RunConfig, method: Method[MethodConfig]) -> Cost:
     """The exact cost of one iteration before pruning."""
     prompts = config.training.prompts
     evaluations = prompts * (2 if config.sampling.guidance > 1 else 1)
-    reference = config.objective.beta > 0 or "reference" in method.needs
+    reference = needs_reference(config.objective.beta, method)
     return Cost(
         rollout_nfe=forest.rollout_nfe * evaluations,
         train_nfe=forest.train_nfe * evaluations,

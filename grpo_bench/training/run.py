@@ -30,6 +30,9 @@ from grpo_bench.versions import NUMERICS_VERSION, RULES_VERSION
 
 log = logging.getLogger(__name__)
 
+ENDED: tuple[Status, ...] = ("done", "diverged")
+"""A run with one of these has its result; the others go on where they stopped."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -57,8 +60,8 @@ def start(
     if folder.exists() and again:
         RunStore(folder).discard()
     if folder.exists():
-        store = RunStore.open(run, results)
-        return resume(store, observer)
+        # The id holds the hashes that `resume` would take again, which reads all of the model's weights.
+        return _go_on(RunStore.open(run, results), observer)
     workload = WORKLOADS.get(config.workload)
     record = RunRecord(
         run=run,
@@ -95,13 +98,18 @@ def resume(store: RunStore, observer: Observer) -> Outcome:
     Raises:
         UserError: the method, workload or weights have changed since, so that it would be another run.
     """
-    if store.record.status in ("done", "diverged"):
+    if store.record.status not in ENDED:
+        config = stored_config(store)
+        changed = [name for name, digest in _hashes(config).items() if store.record.hashes.get(name) != digest]
+        if changed:
+            raise UserError(f"{store.record.run} cannot be resumed: its {changed[0]} has changed since; start it anew")
+    return _go_on(store, observer)
+
+
+def _go_on(store: RunStore, observer: Observer) -> Outcome:
+    if store.record.status in ENDED:
         _mend(store)
         return Outcome(store, store.record, fresh=False)
-    config = stored_config(store)
-    changed = [name for name, digest in _hashes(config).items() if store.record.hashes.get(name) != digest]
-    if changed:
-        raise UserError(f"{store.record.run} cannot be resumed: its {changed[0]} has changed since; start it anew")
     return _execute(store, observer)
 
 

@@ -25,7 +25,7 @@ from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Purpose, generator
 from grpo_bench.training.ema import Ema
 from grpo_bench.training.objective import Objective, default_clip
-from grpo_bench.training.planning import make_method, plan_forest
+from grpo_bench.training.planning import make_method, needs_reference, plan_forest
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
         gold=workload.gold,
         decode_batch=training.decode_batch,
     )
-    if config.objective.beta > 0 or "reference" in method.needs:
+    if needs_reference(config.objective.beta, method):
         policy.keep_reference()
     likelihood = Likelihood(config.objective.reduction, config.objective.logprob_scale)
     session = Session(
