@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from grpo_bench.forest.forest import Forest, branching, chains, trunk
     from grpo_bench.forest.rollout import Credit, Rollout, back_up, leaf_credit, zscore
     from grpo_bench.forest.schedule import Schedule
-    from grpo_bench.method import EdgeBatch, Method, MethodConfig
+    from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
     from grpo_bench.reward import Reward, RewardConfig
 
 __version__ = "0.1.0"
@@ -32,6 +32,7 @@ _HOMES = {
     "zscore": "forest.rollout",
     "Schedule": "forest.schedule",
     "EdgeBatch": "method",
+    "ForwardBatch": "method",
     "Method": "method",
     "MethodConfig": "method",
     "Reward": "reward",
@@ -42,6 +43,7 @@ __all__ = [
     "Credit",
     "EdgeBatch",
     "Forest",
+    "ForwardBatch",
     "Method",
     "MethodConfig",
     "Reward",

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest
-from grpo_bench.forest.rollout import Credit, Floats, Rollout
+from grpo_bench.forest.rollout import Credit, Floats, Rollout, leaf_credit
 from grpo_bench.forest.schedule import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Need = Literal["old_mean", "reference"]
+Need = Literal["old_mean", "reference", "old_policy"]
 
 
 class MethodConfig(BaseModel):
@@ -29,6 +30,8 @@ class MethodConfig(BaseModel):
     """Divide centred rewards by their group's std, or by the whole batch's."""
     std_eps: float = Field(0.0, ge=0)
     """Constant added to that std (papers: 1e-4 Flow-GRPO, 1e-8 TreeGRPO)."""
+    ddof: Literal[0, 1] = 0
+    """Delta degrees of freedom of that std (DanceGRPO, MixGRPO and BranchGRPO: 1)."""
 
 
 C = TypeVar("C", bound=MethodConfig, covariant=True)
@@ -54,16 +57,45 @@ class EdgeBatch:
     reference_mean: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class ForwardBatch:
+    """Samples of the forward process in one micro-batch, D draws: x_t = (1 - t) x_0 + t eps; tensors are fp32.
+
+    `t` and `advantage` (already clipped to plus or minus `advantage_clip`) are (D,), all else is (D, C, H, W). The
+    velocity `v` carries the gradient; `v_old` is the behaviour policy's, `v_reference` the reference policy's, each
+    only where the method needs it.
+    """
+
+    x_0: Tensor
+    t: Tensor
+    x_t: Tensor
+    v: Tensor
+    advantage: Tensor
+    advantage_clip: float
+    v_old: Tensor | None = None
+    v_reference: Tensor | None = None
+
+
 class Method(ABC, Generic[C]):
     """Base class of a method plugin. Its docstring's first line is its summary in `grpo-bench list`."""
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    gaussian_mean_only: ClassVar[bool] = False
+    """The loss is defined for the Gaussian log-prob, mean over dimensions, and for no other."""
+    needs: frozenset[Need] = frozenset()
+    """What the engine must also evaluate, charge and hand over."""
+    clip_scale: float = 1.0
+    """Half-width of this method's ratio clip, as a multiple of `objective.clip`."""
 
     def __init__(self, config: C) -> None:
         self.config = config
+
+    @property
+    def local(self) -> bool:
+        """Whether a prompt's advantages depend on that prompt's rewards only."""
+        return self.config.std == "group"
 
     @abstractmethod
     def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
@@ -72,19 +104,33 @@ class Method(ABC, Generic[C]):
         `rng` depends on (seed, iteration) only. Raises UserError when the settings do not fit the schedule.
         """
 
-    @abstractmethod
     def credit(self, rollout: Rollout) -> Credit:
-        """Advantages for the forest's edges, from the rewards of its leaves."""
+        """Advantages for the forest's edges: the leaves' z-scores, each node the mean of its children's."""
+        return leaf_credit(rollout, std=self.config.std, ddof=self.config.ddof, eps=self.config.std_eps)
 
     def weights(self, forest: Forest, schedule: Schedule) -> Floats | None:
         """Positive loss weights per node (N,), or None for 1 everywhere. Never used to prune."""
         return None
 
+    def log_ratio(self, batch: EdgeBatch) -> Tensor:
+        """Log of the ratio that the loss clips, and the log reports, for each edge (E,); 0 for an unchanged policy."""
+        return batch.logp - batch.logp_old
+
     def edge_loss(self, batch: EdgeBatch) -> Tensor:
         """The loss of each edge (E,): PPO's clipped surrogate, w max(-A rho, -A clip(rho, 1-eps, 1+eps))."""
-        ratio = (batch.logp - batch.logp_old).exp()
+        ratio = self.log_ratio(batch).exp()
         clipped = ratio.clamp(1 - batch.clip, 1 + batch.clip)
         return batch.weight * (-batch.advantage * ratio).maximum(-batch.advantage * clipped)
+
+    def forward_loss(self, batch: ForwardBatch) -> Tensor:
+        """The loss of each draw (D,), for methods whose forest has forward draws instead of trained edges."""
+        raise UserError(
+            f"method {self.name!r} plans forward draws but has no forward_loss; define it or train edges instead"
+        )
+
+    def behaviour_decay(self, iteration: int) -> float:
+        """d in old <- d old + (1 - d) current after this iteration, for methods that need `old_policy`; 0: current."""
+        return 0.0
 
     def state_dict(self) -> Mapping[str, object]:
         """JSON-like state that must survive a resume (numbers, strings, lists and mappings of them)."""

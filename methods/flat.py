@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from grpo_bench import Credit, Forest, Method, MethodConfig, Rollout, Schedule, chains, leaf_credit
+from grpo_bench import Forest, Method, MethodConfig, Schedule, chains
 
 
 class FlatConfig(MethodConfig):
@@ -44,10 +44,6 @@ class FlatGRPO(Method[FlatConfig]):
             trained=self._trained(rng, stochastic_T),
             train_last=schedule.train_last,
         )
-
-    def credit(self, rollout: Rollout) -> Credit:
-        """The leaf's z-score on every edge of its chain."""
-        return leaf_credit(rollout, std=self.config.std, eps=self.config.std_eps)
 
     def _trained(self, rng: np.random.Generator, stochastic_T: np.ndarray) -> np.ndarray:
         """Which steps of which chain are trained (G, T): int(fraction * stochastic steps), at least one, per chain."""

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from grpo_bench import Credit, Forest, Method, MethodConfig, Rollout, Schedule, UserError, chains, leaf_credit
+from grpo_bench import Forest, Method, MethodConfig, Schedule, UserError, chains
 
 
 class MixConfig(MethodConfig):
@@ -48,10 +48,6 @@ class MixGRPO(Method[MixConfig]):
         stochastic_T = np.zeros(schedule.steps, dtype=bool)
         stochastic_T[start : start + self.config.window] = True
         return chains(schedule.sigmas, self.config.group, stochastic_T, shared_noise=self.config.shared_noise)
-
-    def credit(self, rollout: Rollout) -> Credit:
-        """The leaf's z-score on every edge of its chain."""
-        return leaf_credit(rollout, std=self.config.std, eps=self.config.std_eps)
 
     def _start(self, iteration: int, rng: np.random.Generator, steps: int) -> int:
         cfg = self.config

@@ -22,7 +22,6 @@ from grpo_bench import (
     UserError,
     back_up,
     branching,
-    leaf_credit,
     zscore,
 )
 
@@ -84,13 +83,14 @@ class TreeGRPO(Method[TreeConfig]):
 
     def credit(self, rollout: Rollout) -> Credit:
         """Leaf z-scores over the prompt's leaves, backed up to every edge."""
-        cfg = self.config
-        credit = leaf_credit(rollout, std=cfg.std, eps=cfg.std_eps)
+        cfg, credit = self.config, super().credit(rollout)
         if cfg.backup == "mean":
             return credit
         weight_NP = _sibling_softmax(rollout.forest, rollout.logp_NP)
         advantage_NP = rollout.combined(
-            lambda reward_LP: back_up(rollout.forest, zscore(reward_LP, std=cfg.std, eps=cfg.std_eps), weight_NP)
+            lambda reward_LP: back_up(
+                rollout.forest, zscore(reward_LP, std=cfg.std, ddof=cfg.ddof, eps=cfg.std_eps), weight_NP
+            )
         )
         # Weighted parents need not sum to zero, so no group is declared.
         return Credit(advantage_NP, np.full_like(credit.group_NP, -1))

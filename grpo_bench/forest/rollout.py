@@ -24,7 +24,8 @@ class Rollout:
     """One iteration's outcome: the forest, each reward's scores of the leaves, and the behaviour log-probs.
 
     `rewards` maps a reward's name to its raw scores (L, P); `logp_NP` is the log-prob of each trained edge under
-    the policy that sampled it, named by the node it leads to, and zero elsewhere.
+    the policy that sampled it, named by the node it leads to, and zero elsewhere. `prompts` are the batch's prompts,
+    for methods that remember earlier rewards of a prompt.
     """
 
     forest: Forest
@@ -32,6 +33,17 @@ class Rollout:
     logp_NP: Floats
     reward_weights: Mapping[str, float] = field(default_factory=dict)
     combine: Literal["zscore", "raw"] = "zscore"
+    prompts: tuple[str, ...] = ()
+
+    def terms(self) -> list[tuple[str, float, Floats]]:
+        """(name, weight, reward_LP) of what is normalised by itself and then added with these weights.
+
+        `combine = "zscore"`: one term a reward. `"raw"`: their weighted sum, as one term named `raw`.
+        """
+        named = [(name, self.reward_weights.get(name, 1.0), score) for name, score in self.rewards.items()]
+        if self.combine == "raw":
+            return [("raw", 1.0, _total([weight * score for _, weight, score in named]))]
+        return named
 
     def combined(self, advantage: Callable[[Floats], Floats]) -> Floats:
         """`advantage` of the combined reward.
@@ -39,10 +51,7 @@ class Rollout:
         `combine = "zscore"`: the advantage of each reward by itself, then the weighted sum (TreeGRPO's rule: rewards
         of different scales do not drown each other). `"raw"`: the advantage of the weighted sum (Flow-GRPO's rule).
         """
-        weight = {name: self.reward_weights.get(name, 1.0) for name in self.rewards}
-        if self.combine == "raw":
-            return advantage(_total([weight[name] * score for name, score in self.rewards.items()]))
-        return _total([weight[name] * advantage(score) for name, score in self.rewards.items()])
+        return _total([weight * advantage(score) for _, weight, score in self.terms()])
 
 
 def _total(parts: list[Floats]) -> Floats:
