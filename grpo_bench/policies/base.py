@@ -6,7 +6,7 @@ Shared here: full or low-rank training, the reference policy, precision, and wei
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import ClassVar
@@ -93,12 +93,24 @@ class Policy(ABC):
         """A context in which `predict` is the policy as it was loaded."""
         if self.settings.trainable == "lora":
             return self._without_adapter()
-        return self._with_frozen_weights()
+        return self.carrying(self._frozen)
 
     def keep_reference(self) -> None:
         """Keep a frozen copy of full weights for `reference`; adapters need none. Call before training."""
         if self.settings.trainable == "full":
             self._frozen = {name: weight.detach().clone() for name, weight in self.parameters()}
+
+    @contextmanager
+    def carrying(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """The policy carries other values of its trained weights inside, its own again after."""
+        own = {name: weight.data for name, weight in self.parameters()}
+        for name, weight in self.parameters():
+            weight.data = weights[name]
+        try:
+            yield
+        finally:
+            for name, weight in self.parameters():
+                weight.data = own[name]
 
     def save(self, folder: Path) -> None:
         """Write the trained weights in diffusers' own format: a transformer folder, or LoRA safetensors with alpha."""
@@ -158,17 +170,6 @@ class Policy(ABC):
             yield
         finally:
             self.denoiser.enable_adapters()
-
-    @contextmanager
-    def _with_frozen_weights(self) -> Iterator[None]:
-        trained = {name: weight.data for name, weight in self.parameters()}
-        for name, weight in self.parameters():
-            weight.data = self._frozen[name]
-        try:
-            yield
-        finally:
-            for name, weight in self.parameters():
-                weight.data = trained[name]
 
     def _save_lora(self, folder: Path) -> None:
         # Without the metadata diffusers forgets lora_alpha, and the reloaded adapter would be scaled otherwise.

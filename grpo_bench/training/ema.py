@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -34,20 +34,9 @@ class Ema:
         for name, weight in self._policy.parameters():
             self._average[name].lerp_(weight, 1 - decay)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """The policy carries the average inside, its own weights again after."""
-        if not self._average:
-            yield
-            return
-        own = {name: weight.data for name, weight in self._policy.parameters()}
-        for name, weight in self._policy.parameters():
-            weight.data = self._average[name]
-        try:
-            yield
-        finally:
-            for name, weight in self._policy.parameters():
-                weight.data = own[name]
+        return self._policy.carrying(self._average) if self._average else nullcontext()
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps: the average by weight name, and the count of updates."""
