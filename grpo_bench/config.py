@@ -94,9 +94,9 @@ class SamplingSection(Section):
     steps: int = Field(10, ge=2)
     """Transitions from noise to image."""
     kernel: str = "flow-sde"
-    """Transition rule of the stochastic steps: flow-sde, dance-sde, cps or ode."""
+    """Transition rule of the stochastic steps: flow-sde, dance-sde or cps; ddim for epsilon models (sd)."""
     noise: float | None = Field(None, gt=0)
-    """Noise level of the kernel; default: its paper's (0.7, 0.3, 0.8)."""
+    """Noise level of the kernel; default: its paper's (0.7, 0.3, 0.8, 1.0)."""
     guidance: float = Field(1.0, ge=1)
     """Classifier-free guidance, in rollout and training alike; above 1 every step costs two evaluations."""
     train_last: bool = False

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from grpo_bench.errors import UserError
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.sampling.kernels import KERNELS, make_schedule
-from grpo_bench.sampling.schedule import shifted_grid
+from grpo_bench.sampling.schedule import diffusion_grid, shifted_grid
 
 GRID = shifted_grid(10)
 S, S_NEXT, DT = GRID[:-1], GRID[1:], np.diff(GRID)
@@ -136,7 +136,8 @@ def test_tempflow_weights_at_ten_steps() -> None:
 @pytest.mark.parametrize("kernel", list(KERNELS))
 @pytest.mark.parametrize("steps", [1, 2, 40])
 def test_coefficients_are_finite_float64_on_any_grid(kernel: str, steps: int) -> None:
-    schedule = make_schedule(shifted_grid(steps), kernel)
+    epsilon = KERNELS[kernel].prediction == "epsilon"
+    schedule = make_schedule(diffusion_grid(steps) if epsilon else shifted_grid(steps), kernel)
     assert isinstance(schedule, Schedule)
     assert schedule.kernel == kernel
     for array in (schedule.x_T, schedule.v_T, schedule.std_T):
@@ -156,7 +157,7 @@ def test_the_last_step_follows_the_formula_and_can_be_trained_where_it_has_noise
     [
         ("flow_sde", None, "no kernel is named 'flow_sde': did you mean 'flow-sde'"),
         ("danse-sde", None, "did you mean 'dance-sde'"),
-        ("zzz", None, "known: cps, dance-sde, flow-sde, ode"),
+        ("zzz", None, "known: cps, dance-sde, ddim, flow-sde, ode"),
         ("cps", 1.1, "noise of kernel cps must be between 0 and 1, got 1.1"),
         ("ode", 0.7, "noise of kernel ode must be 0, got 0.7"),
         ("flow-sde", -0.1, "must be finite and at least 0, got -0.1"),

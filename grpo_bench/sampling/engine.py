@@ -45,7 +45,7 @@ def grow(
     """Sample every node of the forest for every prompt of `conditioning`.
 
     One network evaluation a parent and prompt, shared by all its children: a stochastic child is the kernel's mean plus
-    its noise, any other takes the Euler step.
+    its noise, any other takes the grid's deterministic step.
     """
     device = handle.device
     kept = _Kept(likelihood, old_mean)
@@ -60,9 +60,10 @@ def grow(
         row_C, noisy_C = forest.parent_N[child_C] - node_D[0], forest.stochastic_N[child_C]
         still, noisy = (_rows(mask_C, device) for mask_C in (~noisy_C, noisy_C))
         still_from, noisy_from = (torch.as_tensor(row_C[mask_C], device=device) for mask_C in (~noisy_C, noisy_C))
-        dt, std = float(schedule.sigmas[step + 1] - schedule.sigmas[step]), float(schedule.std_T[step])
+        still_x, still_v = float(schedule.still_x_T[step]), float(schedule.still_v_T[step])
+        std = float(schedule.std_T[step])
         next_CPCHW = x_DPCHW.new_empty((len(child_C), *x_DPCHW.shape[1:]))
-        next_CPCHW[still] = x_DPCHW[still_from] + dt * v_DPCHW[still_from]
+        next_CPCHW[still] = still_x * x_DPCHW[still_from] + still_v * v_DPCHW[still_from]
         eps_SPCHW = _edge_noise(forest, child_C[noisy_C], noise, device)
         next_CPCHW[noisy] = mean_DPCHW[noisy_from] + std * eps_SPCHW
         trained_C = forest.trained_N[child_C]

@@ -1,7 +1,10 @@
-"""Transition kernels: mean = x_T * x + v_T * v with a standard deviation, for x_s = (1-s) x0 + s eps and v = eps - x0.
+"""Transition kernels: mean = x_T * x + v_T * v with a standard deviation, v being what the model predicts.
+
+For flow models x_s = (1-s) x0 + s eps and v = eps - x0; for diffusion models x = sqrt(a) x0 + sqrt(1-a) eps, v = eps.
 
 Flow-SDE (Flow-GRPO, arXiv 2505.05470, eq. 9) and Dance-SDE (DanceGRPO, arXiv 2505.07818) are one update,
-x + [v + g^2/(2s) (x + (1-s) v)] dt + g sqrt(h) eps, that differ only in g; CPS is FlowCPS (arXiv 2509.05952).
+x + [v + g^2/(2s) (x + (1-s) v)] dt + g sqrt(h) eps, that differ only in g; CPS is FlowCPS (arXiv 2509.05952); DDIM
+(arXiv 2010.02502) at eta = 1 is what DDPO (arXiv 2305.13301) trains.
 We differ from released code in one thing: coefficients are float64, cast once where they meet the latent.
 """
 
@@ -16,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from grpo_bench.errors import UserError, nearest
-from grpo_bench.forest.schedule import Schedule, check_sigmas
+from grpo_bench.forest.schedule import Grid, Prediction, Schedule
 
 Floats = NDArray[np.float64]
 Coefficients = tuple[Floats, Floats, Floats]
@@ -24,39 +27,57 @@ Coefficients = tuple[Floats, Floats, Floats]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A transition rule: `coefficients(sigmas, noise)` gives (x_T, v_T, std_T) for a noise level in 0..`most`."""
+    """A transition rule: `coefficients(grid, noise)` gives (x_T, v_T, std_T) for a noise level in 0..`most`.
+
+    `prediction` is what the model must predict for it; None: either.
+    """
 
     noise: float
     most: float
-    coefficients: Callable[[Floats, float], Coefficients]
+    coefficients: Callable[[Grid, float], Coefficients]
+    prediction: Prediction | None = "velocity"
 
 
-def flow_sde(sigmas: Floats, noise: float) -> Coefficients:
+def flow_sde(grid: Grid, noise: float) -> Coefficients:
     """Flow-GRPO's SDE: g = noise * sqrt(s / (1 - s)); where s = 1 the denominator takes sigma[1] for s."""
+    sigmas = grid.sigmas
     s = sigmas[:-1]
     denominator = np.where(s == 1.0, 1.0 - sigmas[1], 1.0 - s)
     return _langevin(sigmas, noise * np.sqrt(s / denominator))
 
 
-def dance_sde(sigmas: Floats, noise: float) -> Coefficients:
+def dance_sde(grid: Grid, noise: float) -> Coefficients:
     """DanceGRPO's SDE: g = noise at every step."""
-    return _langevin(sigmas, np.full(sigmas.size - 1, noise))
+    return _langevin(grid.sigmas, np.full(grid.sigmas.size - 1, noise))
 
 
-def cps(sigmas: Floats, noise: float) -> Coefficients:
+def cps(grid: Grid, noise: float) -> Coefficients:
     """Coefficients-preserving sampling: std = s' sin(noise pi/2), mean = (1-s') x0hat + s' cos(noise pi/2) x1hat.
 
     s' is the next sigma, x0hat = x - s v, x1hat = x + (1-s) v; s' cos(.) is the formula's sqrt(s'^2 - std^2).
     """
-    s, s_next = sigmas[:-1], sigmas[1:]
+    s, s_next = grid.sigmas[:-1], grid.sigmas[1:]
     kept = s_next * math.cos(noise * math.pi / 2)
     return (1 - s_next) + kept, kept * (1 - s) - (1 - s_next) * s, s_next * math.sin(noise * math.pi / 2)
 
 
-def ode(sigmas: Floats, noise: float) -> Coefficients:
-    """The Euler step x + v dt, without noise."""
-    dt = np.diff(sigmas)
-    return np.ones_like(dt), dt, np.full_like(dt, noise)
+def ode(grid: Grid, noise: float) -> Coefficients:
+    """The grid's deterministic step, without noise."""
+    x_T, v_T = grid.still()
+    return x_T, v_T, np.full_like(x_T, noise)
+
+
+def ddim(grid: Grid, noise: float) -> Coefficients:
+    """DDIM's posterior, eta = noise (Song et al., arXiv 2010.02502, eq. 12 and 16); eta = 1 has DDPM's variance.
+
+    mean = sqrt(a') x0hat + sqrt(1 - a' - std^2) eps, x0hat = (x - sqrt(1-a) eps) / sqrt(a),
+    std = eta sqrt((1-a') / (1-a) (1 - a/a')). As 1 - a/a' <= 1 - a, 1 - a' - std^2 = (1-a') (1 - eta^2 share) >= 0.
+    """
+    assert grid.alpha is not None
+    now, after = grid.alpha[:-1], grid.alpha[1:]
+    share = noise**2 * (1 - now / after) / (1 - now)
+    x_T = np.sqrt(after / now)
+    return x_T, np.sqrt((1 - after) * (1 - share)) - x_T * np.sqrt(1 - now), np.sqrt((1 - after) * share)
 
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
@@ -64,37 +85,57 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "flow-sde": Kernel(0.7, math.inf, flow_sde),
         "dance-sde": Kernel(0.3, math.inf, dance_sde),
         "cps": Kernel(0.8, 1.0, cps),
-        "ode": Kernel(0.0, 0.0, ode),
+        "ddim": Kernel(1.0, 1.0, ddim, "epsilon"),
+        "ode": Kernel(0.0, 0.0, ode, None),
     }
 )
 """Every kernel by name, with its paper's noise level."""
 
 
-def make_schedule(sigmas: ArrayLike, kernel: str, noise: float | None = None, train_last: bool = False) -> Schedule:
-    """The schedule of `kernel` on a grid; `noise` defaults to the paper's level.
-
-    The last step's coefficients follow the formula too, but a forest uses them only with `train_last`.
+def check_kernel(kernel: str, prediction: Prediction) -> Kernel:
+    """The kernel of that name, for a model that predicts `prediction`.
 
     Raises:
-        UserError: for an unknown kernel, a noise level outside the kernel's range, an invalid grid, or `train_last`
-            with a kernel whose last step has no noise (a ratio of densities would not exist).
+        UserError: for an unknown kernel, or one for another kind of model.
     """
     if kernel not in KERNELS:
         raise UserError(f"no kernel is named {kernel!r}: {nearest(kernel, KERNELS)}")
     rule = KERNELS[kernel]
+    if rule.prediction not in (None, prediction):
+        fitting = [name for name, other in KERNELS.items() if other.prediction == prediction]
+        raise UserError(
+            f"kernel {kernel} is for models that predict {rule.prediction}, this one predicts {prediction}: "
+            f"use sampling.kernel={' or '.join(fitting)}"
+        )
+    return rule
+
+
+def make_schedule(
+    grid: Grid | ArrayLike, kernel: str, noise: float | None = None, train_last: bool = False
+) -> Schedule:
+    """The schedule of `kernel` on a grid (an array is a velocity model's sigmas); `noise` defaults to the paper's.
+
+    The last step's coefficients follow the formula too, but a forest uses them only with `train_last`.
+
+    Raises:
+        UserError: for an unknown kernel or one for another kind of model, a noise level outside the kernel's range, an
+            invalid grid, or `train_last` with a kernel whose last step has no noise (a ratio of densities would not
+            exist).
+    """
+    points = grid if isinstance(grid, Grid) else Grid(np.asarray(grid, dtype=np.float64))
+    rule = check_kernel(kernel, points.prediction)
     level = rule.noise if noise is None else float(noise)
     if not (math.isfinite(level) and 0.0 <= level <= rule.most):
         bounded = f"between 0 and {rule.most:g}" if rule.most else "0"
         allowed = bounded if math.isfinite(rule.most) else "finite and at least 0"
         raise UserError(f"noise of kernel {kernel} must be {allowed}, got {level}: its paper uses {rule.noise:g}")
-    grid = check_sigmas(sigmas)
-    x_T, v_T, std_T = rule.coefficients(grid, level)
+    x_T, v_T, std_T = rule.coefficients(points, level)
     if train_last and std_T[-1] == 0.0:
         raise UserError(
             f"train_last needs noise on the last step, kernel {kernel} with noise {level:g} has none: "
-            "use flow-sde or dance-sde, or leave train_last off"
+            "use flow-sde or dance-sde (ddim for a diffusion model), or leave train_last off"
         )
-    return Schedule(grid, x_T, v_T, std_T, kernel, level, train_last)
+    return Schedule(points.sigmas, x_T, v_T, std_T, kernel, level, train_last, points.alpha)
 
 
 def _langevin(sigmas: Floats, g_T: Floats) -> Coefficients:

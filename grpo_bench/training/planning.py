@@ -11,9 +11,9 @@ from grpo_bench.forest.schedule import Schedule
 from grpo_bench.metering.ledger import TRAIN_WEIGHT, BudgetKind
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.registry import METHODS
-from grpo_bench.sampling.kernels import make_schedule
+from grpo_bench.sampling.kernels import KERNELS, make_schedule
 from grpo_bench.sampling.noise import Purpose, generator
-from grpo_bench.sampling.schedule import shifted_grid
+from grpo_bench.sampling.schedule import diffusion_grid, shifted_grid
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ def plan_forest(method: Method[MethodConfig], seed: int, iteration: int, schedul
 
 
 def plan_schedule(config: RunConfig) -> Schedule:
-    """The configured kernel on SD3's grid, where no model is loaded: its topology and costs are the model's own."""
-    return make_schedule(
-        shifted_grid(config.sampling.steps), config.sampling.kernel, config.sampling.noise, config.sampling.train_last
-    )
+    """The configured kernel on SD3's grid (ddim: on SD's), without a model: its topology and costs are the model's own."""
+    sampling = config.sampling
+    epsilon = sampling.kernel in KERNELS and KERNELS[sampling.kernel].prediction == "epsilon"
+    grid = diffusion_grid(sampling.steps) if epsilon else shifted_grid(sampling.steps)
+    return make_schedule(grid, sampling.kernel, sampling.noise, sampling.train_last)
 
 
 def needs_reference(beta: float, method: Method[MethodConfig]) -> bool:
@@ -105,7 +106,7 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
             f"method {config.method.name!r} trains no edge with kernel {config.sampling.kernel!r}; change one"
         )
     if config.sampling.kernel == "ode":
-        raise UserError("sampling.kernel = 'ode' draws no noise to learn from; choose flow-sde, dance-sde or cps")
+        raise UserError("sampling.kernel = 'ode' draws no noise to learn from; choose flow-sde, dance-sde, cps or ddim")
     if config.training.updates > config.training.prompts:
         raise UserError(
             f"training.updates = {config.training.updates} is more than training.prompts = {config.training.prompts}; "
