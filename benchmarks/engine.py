@@ -201,7 +201,7 @@ def prepare(arguments: argparse.Namespace, method: str) -> Bench:
     prompts = [f"a red circle left of a blue square {i}" for i in range(config.training.prompts)]
     made = sd35_policy(config, device) if arguments.size == "sd35" else shapes_policy(config, device, prompts)
     policy, conditioning = made
-    schedule = make_schedule(policy.sigmas(config.sampling.steps), config.sampling.kernel, config.sampling.noise)
+    schedule = make_schedule(policy.grid(config.sampling.steps), config.sampling.kernel, config.sampling.noise)
     return Bench(
         config=config,
         policy=policy,

@@ -62,17 +62,17 @@ def velocity(sd3: SD3Policy, prompts: list[str] = PROMPTS, guidance: float = 1.0
 
 
 @pytest.mark.parametrize("steps", [5, 10, 40])
-def test_sigmas_are_the_schedulers_own(pipeline: Path, steps: int) -> None:
+def test_the_grid_is_the_schedulers_own(pipeline: Path, steps: int) -> None:
     scheduler = theirs(pipeline).scheduler
     scheduler.set_timesteps(steps)
-    np.testing.assert_array_equal(policy(pipeline).sigmas(steps), scheduler.sigmas.double().numpy())
+    np.testing.assert_array_equal(policy(pipeline).grid(steps).sigmas, scheduler.sigmas.double().numpy())
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_ode_sampling_is_the_pipelines_own(pipeline: Path, guidance: float) -> None:
     # given our initial noise handed to diffusers as `latents`
     sd3 = policy(pipeline)
-    schedule = make_schedule(sd3.sigmas(STEPS), "ode")
+    schedule = make_schedule(sd3.grid(STEPS), "ode")
     forest = chains(schedule.sigmas, 1, np.zeros(STEPS, dtype=bool))
     noise = Noise(0, 0, PROMPTS, sd3.latent_shape)
     latents = noise.draw(Purpose.ROOT, forest.key_N[:1], CPU)[0]

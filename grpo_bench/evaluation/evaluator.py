@@ -1,4 +1,4 @@
-"""The deployment sampler on held-out prompts: ODE, always the same noise, scored from the stored 8-bit images."""
+"""The deployment sampler on held-out prompts: no noise but the start, always the same; stored 8-bit images are scored."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def sample(
     decode_batch: int,
     role: Role = "eval",
 ) -> Images:
-    """Images (P, I, H, W, 3) of the policy as it is, by ODE from the evaluation noise.
+    """Images (P, I, H, W, 3) of the policy as it is, by deterministic steps from the evaluation noise.
 
     Raises:
         Diverged: an image is not finite.
     """
-    schedule = make_schedule(policy.sigmas(settings.steps), "ode")
+    schedule = make_schedule(policy.grid(settings.steps), "ode")
     forest = chains(schedule.sigmas, settings.images, np.zeros(schedule.steps, dtype=bool))
     noise = Noise(settings.seed, EVALUATION, prompts, policy.latent_shape)
     leaf_LPCHW = grow(forest, schedule, handle, conditioning, noise, role=role).leaf_LPCHW
@@ -73,7 +73,7 @@ def sample(
 class Evaluator:
     """Evaluates one policy on fixed prompts with fixed noise, again and again.
 
-    Build it while the policy still is the base: it records the base's velocities on fixed states, from which
+    Build it while the policy still is the base: it records the base's predictions on fixed states, from which
     `base_distance` is measured.
     """
 
@@ -94,7 +94,7 @@ class Evaluator:
         self.prompts, self._settings, self._rewards = tuple(prompts), settings, rewards
         self._weights, self._gold, self._decode_batch = weights, gold, decode_batch
         self._probe = self._probe_states()
-        self._base = self._probe_velocities()
+        self._base = self._probe_predictions()
 
     def evaluate(self) -> Evaluation:
         """Sample, round to 8 bits, score, measure.
@@ -125,7 +125,7 @@ class Evaluator:
     def _probe_states(self) -> list[tuple[float, Tensor, Tensor]]:
         """Fixed (sigma, states, prompt rows): the base's own samples, noised to a few levels (RULES.md, Evaluation)."""
         count = min(PROBE_PROMPTS, len(self.prompts))
-        schedule = make_schedule(self._policy.sigmas(self._settings.steps), "ode")
+        schedule = make_schedule(self._policy.grid(self._settings.steps), "ode")
         forest = chains(schedule.sigmas, 1, np.zeros(schedule.steps, dtype=bool))
         noise = Noise(self._settings.seed, EVALUATION + 1, self.prompts[:count], self._policy.latent_shape)
         prompt_B = torch.arange(count, device=self._policy.device)
@@ -135,16 +135,17 @@ class Evaluator:
         states = []
         for sigma in PROBE_SIGMAS:
             eps = torch.from_numpy(stream.standard_normal(clean_BCHW.shape, dtype=np.float32)).to(clean_BCHW)
-            states.append((sigma, (1 - sigma) * clean_BCHW + sigma * eps, prompt_B))
+            signal, spread = self._policy.signal_and_noise(sigma)
+            states.append((sigma, signal * clean_BCHW + spread * eps, prompt_B))
         return states
 
-    def _probe_velocities(self, role: Role = "setup") -> list[Tensor]:
+    def _probe_predictions(self, role: Role = "setup") -> list[Tensor]:
         return [
             self._handle.predict_all(x_BCHW, sigma, self._conditioning, prompt_B, role)
             for sigma, x_BCHW, prompt_B in self._probe
         ]
 
     def _base_distance(self) -> float:
-        """Mean squared difference between the policy's and the base's velocities on the fixed states."""
-        now = self._probe_velocities("eval")
+        """Mean squared difference between the policy's and the base's predictions on the fixed states."""
+        now = self._probe_predictions("eval")
         return float(torch.stack([(a - b).square().mean() for a, b in zip(now, self._base, strict=True)]).mean())

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
+from grpo_bench.forest.schedule import Grid, Prediction
 from grpo_bench.sampling.handle import Conditioning
 
 ADAPTER = "default"
@@ -35,6 +35,8 @@ class Policy(ABC):
     lora_targets: ClassVar[tuple[str, ...]]
     component: ClassVar[str]
     """The denoiser's name in the pipeline."""
+    prediction: ClassVar[Prediction] = "velocity"
+    """What `predict` returns; it decides which kernels can sample from the policy."""
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     denoiser: ModelMixin
     settings: ModelSection
@@ -55,8 +57,16 @@ class Policy(ABC):
         """Channels, height and width of a latent."""
 
     @abstractmethod
-    def sigmas(self, steps: int) -> np.ndarray:
-        """The model's own grid of `steps` + 1 sigmas, from 1 to 0."""
+    def grid(self, steps: int) -> Grid:
+        """The model's own grid of `steps` + 1 points, from noise to 0.
+
+        Raises:
+            UserError: the model's noise schedule has no such grid.
+        """
+
+    def signal_and_noise(self, sigma: float) -> tuple[float, float]:
+        """Coefficients of x0 and eps in the state at `sigma`: 1-s and s for a velocity model."""
+        return 1 - sigma, sigma
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -71,15 +81,15 @@ class Policy(ABC):
         """Images (B, 3, H, W) in [0, 1], fp32."""
 
     @abstractmethod
-    def _velocity(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
-        """One unguided evaluation of the denoiser."""
+    def _network(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        """One unguided evaluation of the denoiser: what it predicts, velocity or epsilon."""
 
     def predict(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
-        """The velocity (B, C, H, W), fp32; above guidance 1, empty and text predictions in one batch of 2 B."""
+        """Velocity or epsilon (B, C, H, W), fp32; above guidance 1, empty and text predictions in one batch of 2 B."""
         with self._autocast():
             if guidance <= 1:
-                return self._velocity(x_BCHW, sigma_B, dict(conditioning.tensors)).float()
-            both = self._velocity(
+                return self._network(x_BCHW, sigma_B, dict(conditioning.tensors)).float()
+            both = self._network(
                 torch.cat([x_BCHW, x_BCHW]), torch.cat([sigma_B, sigma_B]), dict(conditioning.with_empty())
             ).float()
         empty_BCHW, text_BCHW = both.chunk(2)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
+from grpo_bench.forest.schedule import Grid
 from grpo_bench.policies.base import Policy
 from grpo_bench.policies.loading import load_pipeline
 from grpo_bench.sampling.handle import Conditioning
@@ -71,13 +72,13 @@ class SD3Policy(Policy):
         """Channels, height and width of a latent."""
         return self._shape
 
-    def sigmas(self, steps: int) -> np.ndarray:
+    def grid(self, steps: int) -> Grid:
         """The scheduler's own grid, shift included."""
         options = {}
         if self._scheduler.config.use_dynamic_shifting:
             options["mu"] = self._shift_exponent()
         self._scheduler.set_timesteps(steps, **options)
-        return np.asarray(self._scheduler.sigmas, dtype=np.float64)
+        return Grid(np.asarray(self._scheduler.sigmas, dtype=np.float64))
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -112,7 +113,7 @@ class SD3Policy(Policy):
         image_BCHW: Tensor = self._vae.decode(scaled_BCHW, return_dict=False)[0]
         return (image_BCHW / 2 + 0.5).clamp(0, 1)
 
-    def _velocity(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+    def _network(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         velocity_BCHW: Tensor = self.denoiser(
             hidden_states=x_BCHW,
             timestep=sigma_B * self._scheduler.config.num_train_timesteps,

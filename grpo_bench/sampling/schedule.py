@@ -32,8 +32,8 @@ def shifted_grid(steps: int, shift: float = 3.0, train_steps: int = 1000) -> NDA
 def diffusion_grid(steps: int, train_steps: int = 1000) -> Grid:
     """Stable Diffusion's DDIM grid: betas scaled-linear from .00085 to .012, "leading" spacing, offset 1.
 
-    The points of diffusers' `DDIMScheduler.set_timesteps(steps)` with SD 1.x's config, as shares of `train_steps`: at 10
-    steps .901, .801, ..., .001, 0. Alpha-bar at t is the product of 1 - beta up to and including t; the last point's is
+    The points of diffusers' `DDIMScheduler.set_timesteps(steps)` with SD 1.x's config, as shares of `train_steps`: at
+    10 steps .901, .801, ..., .001, 0. Alpha-bar at t is the product of 1 - beta up to and with t; the last point's is
     that of t = 0, as in DDPO's code, so that the last step keeps some noise.
 
     Raises:

@@ -61,7 +61,7 @@ def plan_forest(method: Method[MethodConfig], seed: int, iteration: int, schedul
 
 
 def plan_schedule(config: RunConfig) -> Schedule:
-    """The configured kernel on SD3's grid (ddim: on SD's), without a model: its topology and costs are the model's own."""
+    """The configured kernel on SD3's grid (ddim: SD's), without a model: its topology and costs are the model's own."""
     sampling = config.sampling
     epsilon = sampling.kernel in KERNELS and KERNELS[sampling.kernel].prediction == "epsilon"
     grid = diffusion_grid(sampling.steps) if epsilon else shifted_grid(sampling.steps)
@@ -73,15 +73,21 @@ def needs_reference(beta: float, method: Method[MethodConfig]) -> bool:
     return beta > 0 or "reference" in method.needs
 
 
+def frozen_evaluations(forest: Forest, beta: float, method: Method[MethodConfig]) -> int:
+    """Evaluations without gradient beside each trained one: the reference policy's, on forward draws the old one's."""
+    old = forest.forward_draws > 0 and "old_policy" in method.needs
+    return int(needs_reference(beta, method)) + int(old)
+
+
 def iteration_cost(forest: Forest, config: RunConfig, method: Method[MethodConfig]) -> Cost:
     """The exact cost of one iteration before pruning."""
     prompts = config.training.prompts
     evaluations = prompts * (2 if config.sampling.guidance > 1 else 1)
-    reference = needs_reference(config.objective.beta, method)
+    frozen = frozen_evaluations(forest, config.objective.beta, method)
     return Cost(
         rollout_nfe=forest.rollout_nfe * evaluations,
         train_nfe=forest.train_nfe * evaluations,
-        reference_nfe=forest.train_nfe * evaluations if reference else 0,
+        reference_nfe=forest.train_nfe * evaluations * frozen,
         images=forest.images * prompts,
         trained_edges=forest.trained_edges * prompts,
         reward_calls=forest.images * prompts * len(config.reward.weights),
@@ -96,16 +102,19 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
         UserError: the method does not fit the schedule, nothing would be trained, or the budget is too small for it.
     """
     forest = plan_forest(method, config.seed, 0, plan_schedule(config))
-    if forest.forward_draws:
+    name, objective = config.method.name, config.objective
+    if method.gaussian_mean_only and (objective.reduction, objective.logprob_scale) != ("mean", "gaussian"):
         raise UserError(
-            f"method {config.method.name!r} asks for forward-process training, which this version does not do; "
-            "choose another method"
+            f"method {name!r} needs objective.reduction = 'mean' and logprob_scale = 'gaussian', not "
+            f"{objective.reduction!r} and {objective.logprob_scale!r}; leave both at their defaults"
         )
-    if not forest.trained_edges:
+    if forest.forward_draws:
+        _check_forward(config, forest)
+    elif not forest.trained_edges:
         raise UserError(
             f"method {config.method.name!r} trains no edge with kernel {config.sampling.kernel!r}; change one"
         )
-    if config.sampling.kernel == "ode":
+    elif config.sampling.kernel == "ode":
         raise UserError("sampling.kernel = 'ode' draws no noise to learn from; choose flow-sde, dance-sde, cps or ddim")
     if config.training.updates > config.training.prompts:
         raise UserError(
@@ -120,3 +129,22 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
             f"{cost.amount(kind):g}; raise --budget or lower training.prompts"
         )
     return cost
+
+
+def _check_forward(config: RunConfig, forest: Forest) -> None:
+    """What training on the forward process cannot be combined with."""
+    name = config.method.name
+    if forest.trained_edges:
+        raise UserError(
+            f"method {name!r} plans forward draws and {forest.trained_edges} trained edges; plan one of the two"
+        )
+    if config.objective.beta > 0:
+        raise UserError(
+            f"objective.beta = {config.objective.beta:g} weighs a KL between transitions, and method {name!r} trains "
+            "none; set it to 0"
+        )
+    if plan_schedule(config).prediction != "velocity":
+        raise UserError(
+            f"method {name!r} noises images along a flow, and kernel {config.sampling.kernel!r} is for models that "
+            "predict the noise; choose another method"
+        )

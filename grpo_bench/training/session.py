@@ -21,8 +21,9 @@ from grpo_bench.policies.base import Policy
 from grpo_bench.registry import POLICIES, WORKLOADS
 from grpo_bench.sampling.gaussian import Likelihood
 from grpo_bench.sampling.handle import Conditioning, Metered
-from grpo_bench.sampling.kernels import make_schedule
+from grpo_bench.sampling.kernels import check_kernel, make_schedule
 from grpo_bench.sampling.noise import Purpose, generator
+from grpo_bench.training.behaviour import Behaviour
 from grpo_bench.training.ema import Ema
 from grpo_bench.training.objective import Objective, default_clip
 from grpo_bench.training.planning import make_method, needs_reference, plan_forest
@@ -48,6 +49,7 @@ class Session:
     conditioning: Conditioning
     evaluator: Evaluator
     ema: Ema
+    behaviour: Behaviour
     evaluated_nfe: int = -1
 
 
@@ -67,10 +69,12 @@ def load_policy(config: RunConfig, device: torch.device) -> Policy:
     """The policy the config names, or its workload's own.
 
     Raises:
-        UserError: unknown family, or a pipeline that cannot be loaded.
+        UserError: unknown family, a kernel that is not for it, or a pipeline that cannot be loaded.
     """
     source = config.model.path or WORKLOADS.get(config.workload)().model(config)
-    return POLICIES.get(config.model.policy).load(source, config.model, device)
+    kind = POLICIES.get(config.model.policy)
+    check_kernel(config.sampling.kernel, kind.prediction)  # before gigabytes are read for a run that cannot be
+    return kind.load(source, config.model, device)
 
 
 def splits(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
@@ -117,7 +121,7 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
     training = config.training
     handle = Metered(policy, ledger, guidance=config.sampling.guidance, batch=training.rollout_batch)
     schedule = make_schedule(
-        policy.sigmas(config.sampling.steps), config.sampling.kernel, config.sampling.noise, config.sampling.train_last
+        policy.grid(config.sampling.steps), config.sampling.kernel, config.sampling.noise, config.sampling.train_last
     )
     evaluator = Evaluator(
         policy,
@@ -133,6 +137,7 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
     if needs_reference(config.objective.beta, method):
         policy.keep_reference()
     likelihood = Likelihood(config.objective.reduction, config.objective.logprob_scale)
+    behaviour = Behaviour(policy, wanted="old_policy" in method.needs)
     session = Session(
         config=config,
         policy=policy,
@@ -141,19 +146,22 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
         schedule=schedule,
         ledger=ledger,
         handle=handle,
-        objective=_objective(config, method, handle, likelihood),
+        objective=_objective(config, method, handle, likelihood, behaviour),
         optimiser=_optimiser(config, policy),
         likelihood=likelihood,
         prompts=prompts["train"],
         conditioning=conditioning,
         evaluator=evaluator,
         ema=Ema(policy, training.ema_decay, training.ema_every),
+        behaviour=behaviour,
     )
     warm_up(session)
     return session
 
 
-def _objective(config: RunConfig, method: Method[MethodConfig], handle: Metered, likelihood: Likelihood) -> Objective:
+def _objective(
+    config: RunConfig, method: Method[MethodConfig], handle: Metered, likelihood: Likelihood, behaviour: Behaviour
+) -> Objective:
     return Objective(
         method,
         handle,
@@ -161,6 +169,7 @@ def _objective(config: RunConfig, method: Method[MethodConfig], handle: Metered,
         clip=config.objective.clip or default_clip(int(np.prod(handle.latent_shape))),
         beta=config.objective.beta,
         train_batch=config.training.train_batch,
+        behaviour=behaviour,
     )
 
 
@@ -202,7 +211,7 @@ def warm_up(session: Session) -> None:
     prompts = config.training.prompts
     sizes = {len(forest.nodes_at(step)) * prompts for step in range(forest.steps)}
     rollout = _micro_batch_sizes(sizes, config.training.rollout_batch)
-    train = _micro_batch_sizes({len(forest.trained_parents) * prompts}, config.training.train_batch)
+    train = _micro_batch_sizes({forest.train_nfe * prompts}, config.training.train_batch)
     stream = generator(config.seed, Purpose.WARMUP, 0)
     for size, gradient in [(s, False) for s in sorted(rollout)] + [(s, True) for s in sorted(train)]:
         x_BCHW = torch.from_numpy(stream.standard_normal((size, *policy.latent_shape), dtype=np.float32))

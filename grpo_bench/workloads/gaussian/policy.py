@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
+from grpo_bench.forest.schedule import Grid
 from grpo_bench.policies.base import Policy
 from grpo_bench.sampling.handle import Conditioning
 from grpo_bench.sampling.schedule import shifted_grid
@@ -121,9 +122,9 @@ class GaussianPolicy(Policy):
         """Channels, height and width of a latent."""
         return SHAPE
 
-    def sigmas(self, steps: int) -> np.ndarray:
+    def grid(self, steps: int) -> Grid:
         """SD3's grid, on which plans are drawn where no model is loaded."""
-        return shifted_grid(steps)
+        return Grid(shifted_grid(steps))
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Each prompt's mean (D,), spectrum (D,) and basis (D, D), fp32; the empty prompt has its own."""
@@ -149,7 +150,7 @@ class GaussianPolicy(Policy):
         tall_BCHW = image_BCHW.repeat_interleave(self.settings.height // SHAPE[1], dim=2)
         return tall_BCHW.repeat_interleave(self.settings.width // SHAPE[2], dim=3)
 
-    def _velocity(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+    def _network(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         velocity_BD: Tensor = self.denoiser(x_BCHW.flatten(1), sigma_B, conditioning)
         return velocity_BD.view_as(x_BCHW)
 
