@@ -1,0 +1,179 @@
+"""BranchGRPO (arXiv 2509.06040, section 3): one root, SDE at every step, K children at the split steps.
+
+Leaf rewards are fused upward, z-scored per depth within a prompt's tree, and carried by the edge into the node. The
+released code differs from the paper, and this file mostly follows the paper:
+
+- Split noise: the paper's correlated (xi_0 + s eta_b) / sqrt(1 + s^2), which keeps every marginal N(0, I). The code
+  draws siblings independently at 4 times the std and scores them at 1 time, so its ratio is not the sampler's.
+- Fusion: the code's plain mean by default. The paper's softmax of path log-probs, `softmax`, is close to it under mean
+  reduction and one-hot under sum; the code's version sees one edge only and adds where it should average.
+- The last step is ODE, so neither sampled nor trained; `train_last` restores the code's (and the published counts).
+- Width pruning keeps leaves, as the paper says. The code's ties make its `parent-top1` drop the late steps of every
+  chain instead, and its `extreme` pools the prompts of a GPU.
+- Depth pruning slides to later steps, as the paper says; five depths are what its published cost needs. The code slides
+  to earlier ones, down into the splits.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, field_validator, model_validator
+
+from grpo_bench import Credit, Forest, Method, MethodConfig, Rollout, Schedule, UserError, back_up, branching, zscore
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+class BranchConfig(MethodConfig):
+    """Settings of BranchGRPO."""
+
+    ddof: Literal[0, 1] = 1
+    """Delta degrees of freedom of that std (DanceGRPO, MixGRPO and BranchGRPO: 1)."""
+    branching: int = Field(2, ge=2)
+    """Children of every node at a split; one child would leave nothing to compare."""
+    splits: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
+    """Steps that branch, all before the last; default: 0, 15, 30 and 45 % of the steps, rounded down."""
+    sibling_noise: float | Literal["none"] = 4.0
+    """s: the siblings' noise correlates by 1 / (1 + s^2); "none" draws it independently."""
+    fusion: Literal["mean", "softmax"] = "mean"
+    """A node's reward: the mean of its leaves (released code), or weighed by the log-prob of their paths (paper)."""
+    fusion_beta: float = Field(1.0, ge=0)
+    """Inverse temperature of the softmax fusion; 0 is the mean."""
+    prune_width: Literal["none", "parent-top1", "extreme"] = "none"
+    """Train below the last split only the better child of each parent, or the best and worst quarter of the leaves."""
+    prune_depth: int = Field(0, ge=0)
+    """Depths without gradient: a window that starts below the last split and slides towards the image."""
+    prune_every: int = Field(30, ge=1)
+    """Iterations after which that window moves one depth deeper, until it holds the depth before the last."""
+
+    @field_validator("sibling_noise")
+    @classmethod
+    def _positive(cls, value: float | Literal["none"]) -> float | Literal["none"]:
+        if value != "none" and not 0 < value < float("inf"):
+            raise ValueError("it must be a positive number, or 'none' for independent siblings")
+        return value
+
+    @field_validator("splits")
+    @classmethod
+    def _each_step_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("a step splits once, so name each step once and raise method.branching for more children")
+        return value
+
+    @model_validator(mode="after")
+    def _paths_need_every_edge(self) -> BranchConfig:
+        if self.fusion == "softmax" and self.prune_depth:
+            raise ValueError("softmax fusion needs the log-prob of every edge, so it excludes prune_depth: use 'mean'")
+        return self
+
+
+class BranchGRPO(Method[BranchConfig]):
+    """BranchGRPO: a stochastic tree that splits early; leaf rewards fused upward and z-scored per depth."""
+
+    name = "branch"
+    paper = "2509.06040"
+    Config = BranchConfig
+
+    def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
+        """A tree that splits at the given steps; the depths of this iteration's pruning window get no gradient."""
+        cfg, steps = self.config, schedule.steps
+        splits = self.splits(steps)
+        if max(splits) >= steps - 1:
+            raise UserError(
+                f"method.splits = {splits} must lie before the last of {steps} steps, which never splits; "
+                f"split at {steps - 2} or earlier, or raise sampling.steps"
+            )
+        stochastic_T = self.stochastic_steps(iteration, rng, schedule)
+        return branching(
+            schedule.sigmas,
+            dict.fromkeys(splits, cfg.branching),
+            stochastic_T,
+            sibling_noise=None if cfg.sibling_noise == "none" else cfg.sibling_noise,
+            trained=stochastic_T & ~self._pruned_steps(iteration, max(splits), steps),
+            train_last=schedule.train_last,
+        )
+
+    def splits(self, steps: int) -> tuple[int, ...]:
+        """The steps that branch, each once; by default floor(T (0, .15, .30, .45)), (0, 3, 6, 9) at T = 20."""
+        return self.config.splits or tuple(sorted({steps * percent // 100 for percent in (0, 15, 30, 45)}))
+
+    def stochastic_steps(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Bools:
+        """(T,) whether the step samples noise: here every step that the schedule allows."""
+        return np.ones(schedule.steps, dtype=bool)
+
+    def credit(self, rollout: Rollout) -> Credit:
+        """Fused leaf rewards, z-scored over the nodes of each depth; width pruning after that."""
+        cfg, forest = self.config, rollout.forest
+
+        def advantage(reward_LP: Floats) -> Floats:
+            if cfg.fusion == "mean":
+                value_NP = back_up(forest, reward_LP)
+            else:
+                value_NP = _fuse(forest, reward_LP, cfg.fusion_beta * rollout.logp_NP)
+            advantage_NP = np.zeros_like(value_NP)
+            for depth in range(1, forest.steps + 1):
+                node_D = forest.nodes_at(depth)
+                advantage_NP[node_D] = zscore(value_NP[node_D], std=cfg.std, ddof=cfg.ddof, eps=cfg.std_eps)
+            return advantage_NP
+
+        advantage_NP = rollout.combined(advantage)
+        # A depth's advantages sum to zero under either fusion, but `grpo-bench check` also orders a declared group by
+        # the plain mean of each edge's rewards, which the softmax need not follow.
+        group_N = np.where((forest.depth_N > 0) & (cfg.fusion == "mean"), forest.depth_N, -1)
+        group_NP = np.repeat(group_N[:, None], advantage_NP.shape[1], axis=1)
+        return Credit(advantage_NP, group_NP, self._kept(forest, advantage_NP))
+
+    def _pruned_steps(self, iteration: int, last_split: int, steps: int) -> Bools:
+        """(T,) the steps into the pruned depths: at first from the last split's own edges on, at last up to T - 2."""
+        cfg, latest = self.config, steps - 1 - self.config.prune_depth
+        if cfg.prune_depth and latest < last_split:
+            raise UserError(
+                f"method.prune_depth = {cfg.prune_depth} does not fit between the last split ({last_split}) and the "
+                f"last of {steps} steps; use {steps - 1 - last_split} or less"
+            )
+        start = min(last_split + iteration // cfg.prune_every, latest)
+        step_T = np.arange(steps)
+        return (step_T >= start) & (step_T < start + cfg.prune_depth)
+
+    def _kept(self, forest: Forest, advantage_NP: Floats) -> Bools | None:
+        """The edges that width pruning keeps: all down to the last split's children, then the chosen leaves' chains."""
+        if self.config.prune_width == "none":
+            return None
+        advantage_LP = advantage_NP[forest.leaves_L]
+        if self.config.prune_width == "extreme":
+            chosen_LP = _extreme(advantage_LP, max(1, forest.images // 4))
+        else:
+            # Below the last split there are only chains, so the children of one parent are consecutive leaves.
+            family_FKP = advantage_LP.reshape(-1, self.config.branching, advantage_LP.shape[1])
+            best_F1P = family_FKP.argmax(axis=1, keepdims=True)
+            chosen_LP = (np.arange(self.config.branching)[:, None] == best_F1P).reshape(advantage_LP.shape)
+        top_N = forest.depth_N <= forest.depth_N[forest.child_count_N > 1].max() + 1
+        kept_NP: Bools = top_N[:, None] | (forest.descendant_NL.astype(np.int64) @ chosen_LP > 0)
+        return kept_NP & forest.trained_N[:, None]
+
+
+def _fuse(forest: Forest, reward_LP: Floats, logit_NP: Floats) -> Floats:
+    """Each node's leaves, averaged by the softmax of the sum of `logit_NP` on the way to them (N, P).
+
+    The way from the root may stand for the way from the node: what lies above the node is the same for all its leaves.
+    """
+    path_LP = logit_NP[forest.path_LD].sum(axis=1)
+    value_NP = np.empty((forest.nodes, reward_LP.shape[1]))
+    for node, below_L in enumerate(forest.descendant_NL):
+        odds = np.exp(path_LP[below_L] - path_LP[below_L].max(axis=0))
+        value_NP[node] = (odds * reward_LP[below_L]).sum(axis=0) / odds.sum(axis=0)
+    return value_NP
+
+
+def _extreme(advantage_LP: Floats, count: int) -> Bools:
+    """Whether a leaf is among the `count` best or, of the others, the `count` worst; ties go to the lower leaf."""
+    best = np.argsort(-advantage_LP, axis=0, kind="stable")[:count]
+    chosen_LP = np.zeros(advantage_LP.shape, dtype=bool)
+    np.put_along_axis(chosen_LP, best, True, axis=0)
+    worst = np.argsort(np.where(chosen_LP, np.inf, advantage_LP), axis=0, kind="stable")[:count]
+    np.put_along_axis(chosen_LP, worst, True, axis=0)
+    return chosen_LP
