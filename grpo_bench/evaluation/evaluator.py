@@ -1,4 +1,4 @@
-"""The deployment sampler on held-out prompts: no noise but the start, always the same; stored 8-bit images are scored."""
+"""The deployment sampler on held-out prompts: always the same noise, no more on the way; scored as 8-bit images."""
 
 from __future__ import annotations
 

@@ -1,0 +1,120 @@
+"""Stable Diffusion 1.x and 2.x (latent diffusion, arXiv 2112.10752): a U-Net that predicts the noise.
+
+x = sqrt(a) x0 + sqrt(1-a) eps with alpha-bar a falling over 1,000 training timesteps. Sampled by DDIM (arXiv
+2010.02502, eq. 12 and 16) on the scheduler's own timesteps, as DDPO (arXiv 2305.13301) post-trains it: kernel `ddim`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from torch import Tensor
+
+from grpo_bench.config import ModelSection
+from grpo_bench.errors import UserError
+from grpo_bench.forest.schedule import Grid
+from grpo_bench.policies.base import Policy
+from grpo_bench.policies.loading import load_pipeline
+from grpo_bench.sampling.handle import Conditioning
+from grpo_bench.sampling.schedule import timestep_grid
+
+ENCODE_BATCH = 32
+REQUIRED = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
+UNUSED = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
+"""Not read: a checker that blacks images out would be scored as the policy's work."""
+
+
+class SDPolicy(Policy):
+    """Stable Diffusion 1.x and 2.x. `sigma` is the timestep as a share of the training steps."""
+
+    name = "sd"
+    component = "unet"
+    pipeline_class = StableDiffusionPipeline
+    prediction = "epsilon"
+    # DDPO's LoRA layers (scripts/train.py): every attention of the U-Net, to itself and to the text.
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __init__(self, pipeline: StableDiffusionPipeline, settings: ModelSection, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        absent = [name for name in REQUIRED if getattr(pipeline, name) is None]
+        if absent:
+            raise UserError(f"the model's model_index.json leaves out {absent[0]!r}; use a complete pipeline")
+        predicts = pipeline.scheduler.config.get("prediction_type", "epsilon")
+        if predicts != "epsilon":
+            raise UserError(
+                f"policy sd is for models that predict epsilon, this one's scheduler says prediction_type = "
+                f"{predicts!r}; use one of SD 1.x or a base model of SD 2.x"
+            )
+        scale = pipeline.vae_scale_factor
+        if settings.height % scale or settings.width % scale:
+            raise UserError(
+                f"model.height and model.width must be multiples of {scale} for this model, not "
+                f"{settings.height} x {settings.width}"
+            )
+        self._pipeline = pipeline.to(device)
+        self._vae = pipeline.vae.float()  # as for SD3: latents are decoded in fp32
+        self._scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        self._alpha = self._scheduler.alphas_cumprod.double().numpy()
+        self._shape = (int(pipeline.unet.config.in_channels), settings.height // scale, settings.width // scale)
+        self._adopt(pipeline.unet)
+
+    @classmethod
+    def load(cls, source: str, settings: ModelSection, device: torch.device) -> SDPolicy:
+        """See `Policy.load`; a safety checker is not loaded."""
+        dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
+        return cls(load_pipeline(StableDiffusionPipeline, source, dtype, UNUSED), settings, device)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+        return self._shape
+
+    def grid(self, steps: int) -> Grid:
+        """The timesteps that a DDIM scheduler of the pipeline's config takes, with its alpha-bar."""
+        if not 1 <= steps <= self._alpha.size:
+            raise UserError(f"this model's steps must be between 1 and {self._alpha.size}, got {steps}: choose fewer")
+        self._scheduler.set_timesteps(steps)
+        return timestep_grid(self._scheduler.timesteps.numpy(), self._alpha)
+
+    def signal_and_noise(self, sigma: float) -> tuple[float, float]:
+        """sqrt(alpha-bar) and sqrt(1 - alpha-bar) of the nearest timestep."""
+        alpha = float(self._alpha[min(round(sigma * self._alpha.size), self._alpha.size - 1)])
+        return float(np.sqrt(alpha)), float(np.sqrt(1 - alpha))
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """CLIP tokens, one row a prompt."""
+        texts = ["", *prompts]
+        tokens = []
+        for start in range(0, len(texts), ENCODE_BATCH):
+            token_BSD, _ = self._pipeline.encode_prompt(
+                texts[start : start + ENCODE_BATCH],
+                device=self.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )
+            tokens.append(token_BSD.cpu())  # kept on the CPU: a training set's tokens would not fit beside the model
+        all_NSD = torch.cat(tokens)
+        return Conditioning({"tokens": all_NSD[1:]}, {"tokens": all_NSD[:1]})
+
+    def release_encoders(self) -> None:
+        """Free the text encoder and tokenizer."""
+        self._pipeline.text_encoder = self._pipeline.tokenizer = None
+
+    @torch.no_grad()
+    def decode(self, latent_BCHW: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], fp32."""
+        image_BCHW: Tensor = self._vae.decode(latent_BCHW / self._vae.config.scaling_factor, return_dict=False)[0]
+        return (image_BCHW / 2 + 0.5).clamp(0, 1)
+
+    def _network(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        epsilon_BCHW: Tensor = self.denoiser(
+            x_BCHW,
+            (sigma_B * self._alpha.size).round().clamp(max=self._alpha.size - 1),
+            encoder_hidden_states=conditioning["tokens"],
+            return_dict=False,
+        )[0]
+        return epsilon_BCHW
