@@ -82,5 +82,11 @@ class Metered:
 
     def predict_reference(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
         """The reference policy's velocity, without gradient, charged to `reference`."""
-        with torch.no_grad(), self._denoiser.reference():
+        return self.predict_frozen(x_BCHW, sigma_B, conditioning, self._denoiser.reference())
+
+    def predict_frozen(
+        self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning, weights: AbstractContextManager[None]
+    ) -> Tensor:
+        """The velocity under the weights that the context puts in place, without gradient, charged to `reference`."""
+        with torch.no_grad(), weights:
             return self.predict(x_BCHW, sigma_B, conditioning, "reference")

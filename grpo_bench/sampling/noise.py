@@ -30,12 +30,15 @@ class Purpose(IntEnum):
     PROMPTS = 5
     WARMUP = 6
     PROBE = 7
+    FORWARD = 8
 
 
-def generator(seed: int, purpose: Purpose, iteration: int, node: int = 0, prompt: int = 0) -> np.random.Generator:
-    """The stream of one name. Philox's counter is (draw, node, prompt, 0), its key (seed, purpose and iteration)."""
+def generator(
+    seed: int, purpose: Purpose, iteration: int, node: int = 0, prompt: int = 0, draw: int = 0
+) -> np.random.Generator:
+    """The stream of one name: Philox's key is (seed, purpose and iteration), its counter (0, node, prompt, draw)."""
     key = np.array([seed, (int(purpose) << 48) | iteration], dtype=np.uint64)
-    counter = np.array([0, node, prompt, 0], dtype=np.uint64)
+    counter = np.array([0, node, prompt, draw], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
@@ -68,13 +71,16 @@ class Noise:
         self._seed, self._iteration, self._shape = seed, iteration, shape
         self._prompt_P = prompt_keys(prompts)
 
+    def stream(self, purpose: Purpose, node: int, prompt: int, draw: int = 0) -> np.random.Generator:
+        """The stream of a node (by its key), a prompt (by its place in the batch) and a draw."""
+        return generator(self._seed, purpose, self._iteration, node, int(self._prompt_P[prompt]), draw)
+
     def draw(self, purpose: Purpose, key_N: Ints | np.ndarray, device: torch.device) -> Tensor:
         """(N, P, C, H, W) fp32: one latent for each node key and prompt."""
         import torch  # here, because a plan draws its windows from `generator` and must start without torch
 
         out = np.empty((len(key_N), len(self._prompt_P), *self._shape), dtype=np.float32)
         for n, node in enumerate(key_N):
-            for p, prompt in enumerate(self._prompt_P):
-                stream = generator(self._seed, purpose, self._iteration, int(node), int(prompt))
-                stream.standard_normal(dtype=np.float32, out=out[n, p])
+            for p in range(len(self._prompt_P)):
+                self.stream(purpose, int(node), p).standard_normal(dtype=np.float32, out=out[n, p])
         return torch.from_numpy(out).to(device)

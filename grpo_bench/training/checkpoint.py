@@ -22,6 +22,7 @@ from grpo_bench.training.session import Session
 
 OPTIMISER = "optimiser.safetensors"
 EMA = "ema.safetensors"
+BEHAVIOUR = "behaviour.safetensors"
 STATE = "state.json"
 
 
@@ -37,6 +38,7 @@ def save(folder: Path, session: Session) -> None:
         session.policy.save(folder)
         save_file(_moments(session), folder / OPTIMISER)
         save_file(session.ema.tensors(), folder / EMA)
+        save_file(session.behaviour.tensors(), folder / BEHAVIOUR)
     state: dict[str, JsonValue] = {
         "ledger": session.ledger.state_dict(),
         "method": json.loads(json.dumps(session.method.state_dict())),
@@ -70,6 +72,7 @@ def load(folder: Path, session: Session) -> None:
     session.policy.restore(folder)
     _load_moments(load_file(folder / OPTIMISER), session)
     session.ema.load(load_file(folder / EMA))
+    session.behaviour.load(load_file(folder / BEHAVIOUR))
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     session.ledger.load_state_dict(state["ledger"])
     session.method.load_state_dict(state["method"])

@@ -20,6 +20,8 @@ from grpo_bench.method import EdgeBatch, Method, MethodConfig
 from grpo_bench.sampling.engine import Trajectories
 from grpo_bench.sampling.gaussian import Likelihood, gaussian_kl, log_prob, transition_mean
 from grpo_bench.sampling.handle import Conditioning, Metered
+from grpo_bench.training.behaviour import Behaviour
+from grpo_bench.training.forward import ForwardObjective, ForwardSamples
 from grpo_bench.training.planning import needs_reference
 
 
@@ -30,7 +32,10 @@ def default_clip(latent_numbers: int) -> float:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one iteration trains on; edges E and parents K in the forest's node order, P prompts."""
+    """What one iteration trains on; edges E and parents K in the forest's node order, P prompts.
+
+    `forward` replaces the edges of methods that train on the forward process.
+    """
 
     forest: Forest
     schedule: Schedule
@@ -39,6 +44,7 @@ class Batch:
     advantage_EP: Floats
     weight_E: Floats
     keep_EP: Bools
+    forward: ForwardSamples | None = None
 
 
 @dataclass
@@ -59,6 +65,8 @@ class Diagnostics:
             if edges
         ]
         norms = ", ".join(f"{norm:.3g}" for norm in self.norms)
+        if not self.edges_T.any():
+            return f"gradient {norms}"
         kl = self.kl / max(int(self.edges_T.sum()), 1)
         ratio = f"first ratio off by {self.ratio_deviation:.2e}, clipped by step {' '.join(shares)}"
         return f"{ratio}, gradient {norms}, kl {kl:.2e}"
@@ -90,9 +98,10 @@ class Objective:
     Args:
         method: its `edge_loss` and `needs`.
         handle: charges one `train` evaluation a parent and prompt.
-        clip: half-width of the ratio clip.
+        clip: half-width of the ratio clip, before the method's own `clip_scale`.
         beta: weight of the KL to the reference policy.
-        train_batch: parents in one forward and backward.
+        train_batch: parents, or draws of the forward process, in one forward and backward.
+        behaviour: the old policy of methods that need it on the forward process.
     """
 
     def __init__(
@@ -104,16 +113,21 @@ class Objective:
         clip: float,
         beta: float,
         train_batch: int,
+        behaviour: Behaviour | None = None,
     ) -> None:
         self._method, self._handle, self._likelihood = method, handle, likelihood
-        self.clip, self._beta, self._train_batch = clip, beta, train_batch
+        self.clip, self._beta, self._train_batch = clip * method.clip_scale, beta, train_batch
+        self._forward = ForwardObjective(method, handle, behaviour, train_batch) if behaviour else None
         self.needs_reference = needs_reference(beta, method)
 
     def accumulate(self, batch: Batch, prompts: Ints, diagnostics: Diagnostics) -> tuple[float, int]:
         """Backpropagate the mean loss over the kept edges of `prompts`, micro-batch by micro-batch.
 
-        Returns the loss and the number of edges; with no kept edge nothing is evaluated and both are zero.
+        Returns the loss and the number of edges (or of forward draws); with no kept edge nothing is evaluated and both
+        are zero.
         """
+        if batch.forward is not None and self._forward is not None:
+            return self._forward.accumulate(batch.forward, batch.conditioning, prompts)
         keep_EP = np.zeros_like(batch.keep_EP)
         keep_EP[:, prompts] = batch.keep_EP[:, prompts]
         edges = int(keep_EP.sum())
@@ -167,7 +181,7 @@ class Objective:
         if self._beta > 0 and reference_MCHW is not None:
             kl_M = gaussian_kl(mean_MCHW, reference_MCHW, std_M)
             loss_M = loss_M + self._beta * kl_M
-        return _Part(step_M, loss_M, edge_batch.logp - edge_batch.logp_old, kl_M)
+        return _Part(step_M, loss_M, self._method.log_ratio(edge_batch), kl_M)
 
     def _diagnose(self, part: _Part, diagnostics: Diagnostics) -> None:
         deviation_M = (part.log_ratio_M.exp() - 1).abs().cpu().numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from grpo_bench.config import RunConfig, validated
 from grpo_bench.errors import Diverged, UserError
 from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.metering.environment import environment
+from grpo_bench.method import Method, MethodConfig
 from grpo_bench.registry import METHODS, WORKLOADS
 from grpo_bench.store.atomic import saving
 from grpo_bench.store.record import RunRecord, Status
@@ -240,9 +242,19 @@ def _resolved(config: RunConfig, settings: dict[str, object]) -> object:
     return type(config.method)(name=config.method.name, **settings)
 
 
+def method_sources(kind: type[Method[MethodConfig]]) -> dict[str, str]:
+    """The source of every module that makes a method, by name: its own, and those of the methods it is derived from.
+
+    The engine's own modules are left out: what they change is told by NUMERICS_VERSION.
+    """
+    modules = dict.fromkeys(base.__module__ for base in kind.__mro__)
+    outside = [name for name in modules if name.split(".")[0] not in ("grpo_bench", "builtins", "abc", "typing")]
+    return {name: inspect.getsource(sys.modules[name]) for name in outside}
+
+
 def _hashes(config: RunConfig) -> dict[str, str]:
     """sha256 of the method's source, the prompts, and the base weights."""
-    source = inspect.getsource(inspect.getmodule(METHODS.get(config.method.name)) or METHODS.get(config.method.name))
+    source = "".join(method_sources(METHODS.get(config.method.name)).values())
     prompts = "\n".join(f"{split}\t{prompt}" for split, texts in sorted(splits(config).items()) for prompt in texts)
     model = config.model.path or WORKLOADS.get(config.workload)().model(config)
     return {

@@ -24,8 +24,9 @@ from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.handle import Conditioning
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.checkpoint import check_sound
+from grpo_bench.training.forward import ForwardSamples
 from grpo_bench.training.objective import Batch, Diagnostics
-from grpo_bench.training.planning import iteration_cost, plan_forest
+from grpo_bench.training.planning import frozen_evaluations, iteration_cost, plan_forest
 from grpo_bench.training.session import Session, iteration_prompts
 
 log = logging.getLogger(__name__)
@@ -131,20 +132,22 @@ class Trainer:
             prompts = [session.prompts[index] for index in index_P]
             conditioning = session.conditioning.select(torch.as_tensor(index_P)).to(session.policy.device)
             noise = Noise(self._config.seed, self._ledger.iterations, prompts, session.policy.latent_shape)
-            grown = grow(
-                forest,
-                session.schedule,
-                session.handle,
-                conditioning,
-                noise,
-                likelihood=session.likelihood,
-                old_mean="old_mean" in session.method.needs,
-            )
+            with session.behaviour.applied():
+                grown = grow(
+                    forest,
+                    session.schedule,
+                    session.handle,
+                    conditioning,
+                    noise,
+                    likelihood=session.likelihood,
+                    old_mean="old_mean" in session.method.needs,
+                )
         rollout = self._score(forest, grown, prompts)
         with self._ledger.phase("credit"):
-            batch = self._credit(forest, grown, rollout, conditioning)
+            batch = self._credit(forest, grown, rollout, conditioning, noise)
         with self._ledger.phase("train"):
             diagnostics = self._update(batch)
+            session.behaviour.advance(session.method.behaviour_decay(self._ledger.iterations))
         self._check_cost(forest, batch, self._ledger.counts() - before)
         self._ledger.count("iterations")
         reward = float(np.mean(sum(w * rollout.rewards[name] for name, w in self._config.reward.weights.items())))
@@ -169,24 +172,34 @@ class Trainer:
                 self._ledger.count_reward(name, len(names))
         logp_NP = np.zeros((forest.nodes, len(prompts)))
         logp_NP[forest.trained_edges_E] = grown.logp_EP.cpu().numpy()
-        return Rollout(forest, rewards, logp_NP, self._config.reward.weights, self._config.reward.combine)
+        return Rollout(
+            forest, rewards, logp_NP, self._config.reward.weights, self._config.reward.combine, tuple(prompts)
+        )
 
-    def _credit(self, forest: Forest, grown: Trajectories, rollout: Rollout, conditioning: Conditioning) -> Batch:
+    def _credit(
+        self, forest: Forest, grown: Trajectories, rollout: Rollout, conditioning: Conditioning, noise: Noise
+    ) -> Batch:
         session = self.session
         credit = session.method.credit(rollout)
         edge_E = forest.trained_edges_E
         clip = self._config.objective.advantage_clip
         weight_N = session.method.weights(forest, session.schedule)
+        advantage_NP = np.clip(_finite(credit, forest, rollout.logp_NP.shape[1]), -clip, clip)
+        forward = None
+        if forest.forward_draws:
+            leaf_LP = advantage_NP[forest.leaves_L]
+            forward = ForwardSamples(forest, session.schedule, grown.leaf_LPCHW, leaf_LP, clip, noise)
         return Batch(
             forest=forest,
             schedule=session.schedule,
             trajectories=grown,
             conditioning=conditioning,
-            advantage_EP=np.clip(_finite(credit, forest, rollout.logp_NP.shape[1])[edge_E], -clip, clip),
+            advantage_EP=advantage_NP[edge_E],
             weight_E=np.ones(len(edge_E)) if weight_N is None else weight_N[edge_E],
             keep_EP=np.ones_like(rollout.logp_NP[edge_E], dtype=bool)
             if credit.keep_NP is None
             else credit.keep_NP[edge_E],
+            forward=forward,
         )
 
     def _update(self, batch: Batch) -> Diagnostics:
@@ -195,8 +208,8 @@ class Trainer:
         diagnostics = Diagnostics.empty(batch.schedule.steps)
         weights = [weight for _, weight in session.policy.parameters()]
         for prompts in np.array_split(np.arange(batch.keep_EP.shape[1]), training.updates):
-            loss, edges = session.objective.accumulate(batch, prompts, diagnostics)
-            if not edges:
+            loss, terms = session.objective.accumulate(batch, prompts, diagnostics)
+            if not terms:
                 continue
             norm = float(torch.nn.utils.clip_grad_norm_(weights, training.max_grad_norm))
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -207,7 +220,7 @@ class Trainer:
             session.optimiser.zero_grad(set_to_none=True)
             session.ema.update()
             self._ledger.count("updates")
-            self._ledger.count("trained_edges", edges)
+            self._ledger.count("trained_edges", 0 if batch.forward else terms)
             diagnostics.norms.append(norm)
         return diagnostics
 
@@ -218,7 +231,7 @@ class Trainer:
         keep_NP[forest.trained_edges_E] = batch.keep_EP
         train_nfe, edges = forest.kept_cost(keep_NP)
         cost = self.session.handle.cost
-        reference = train_nfe * cost if self.session.objective.needs_reference else 0
+        reference = train_nfe * cost * frozen_evaluations(forest, self._config.objective.beta, self.session.method)
         declared = Counts(
             forest.rollout_nfe * prompts * cost, train_nfe * cost, reference, edges, forest.images * prompts
         )
