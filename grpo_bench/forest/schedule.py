@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -123,11 +122,16 @@ class Schedule:
     noise: float
     train_last: bool = False
     alpha: Floats | None = None
+    still_x_T: Floats = field(init=False)
+    still_v_T: Floats = field(init=False)
 
     def __post_init__(self) -> None:
         grid = Grid(self.sigmas, self.alpha)
         object.__setattr__(self, "sigmas", grid.sigmas)
         object.__setattr__(self, "alpha", grid.alpha)
+        for name, values in zip(("still_x_T", "still_v_T"), grid.still(), strict=True):
+            values.flags.writeable = False
+            object.__setattr__(self, name, values)
         for name in ("x_T", "v_T", "std_T"):
             values = np.array(getattr(self, name), dtype=np.float64)
             if values.shape != (self.steps,):
@@ -151,13 +155,3 @@ class Schedule:
     def prediction(self) -> Prediction:
         """What the model predicts."""
         return "velocity" if self.alpha is None else "epsilon"
-
-    @cached_property
-    def still_x_T(self) -> Floats:
-        """The latent's coefficient in the deterministic step; 1 for a velocity model."""
-        return Grid(self.sigmas, self.alpha).still()[0]
-
-    @cached_property
-    def still_v_T(self) -> Floats:
-        """The prediction's coefficient in the deterministic step; sigma[i+1] - sigma[i] for a velocity model."""
-        return Grid(self.sigmas, self.alpha).still()[1]
