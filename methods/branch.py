@@ -1,17 +1,13 @@
 """BranchGRPO (arXiv 2509.06040, section 3): one root, SDE at every step, K children at the split steps.
 
-Leaf rewards are fused upward, z-scored per depth within a prompt's tree, and carried by the edge into the node. The
-released code differs from the paper, and this file mostly follows the paper:
-
-- Split noise: the paper's correlated (xi_0 + s eta_b) / sqrt(1 + s^2), which keeps every marginal N(0, I). The code
-  draws siblings independently at 4 times the std and scores them at 1 time, so its ratio is not the sampler's.
-- Fusion: the code's plain mean by default. The paper's softmax of path log-probs, `softmax`, is close to it under mean
-  reduction and one-hot under sum; the code's version sees one edge only and adds where it should average.
-- The last step is ODE, so neither sampled nor trained; `train_last` restores the code's (and the published counts).
-- Width pruning keeps leaves, as the paper says. The code's ties make its `parent-top1` drop the late steps of every
-  chain instead, and its `extreme` pools the prompts of a GPU.
-- Depth pruning slides to later steps, as the paper says; five depths are what its published cost needs. The code slides
-  to earlier ones, down into the splits.
+Leaf rewards are fused upward, z-scored per depth inside a prompt's tree, and carried by the edge into the node. Where
+the released code differs from the paper, this follows the paper, but for the fusion's default:
+- Split noise: (xi_0 + s eta_b) / sqrt(1 + s^2) keeps every marginal N(0, I). The code draws independent siblings at 4
+  times the std and scores them at 1 time, so its ratio is not the sampler's.
+- Fusion: the code's plain mean; `softmax` is the paper's, by path log-probs (the code's sees one edge only and sums).
+- The last step is ODE. The code and the published counts train it: `train_last`.
+- Width pruning keeps leaves. Ties make the code drop the late steps of all chains, or the leaves of another prompt.
+- Depth pruning slides to later steps (the code: to earlier ones, into the splits); the published cost needs 5 depths.
 """
 
 from __future__ import annotations
@@ -20,9 +16,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from grpo_bench import Credit, Forest, Method, MethodConfig, Rollout, Schedule, UserError, back_up, branching, zscore
+from grpo_bench import Credit, Forest, Method, MethodConfig, Rollout, Schedule, UserError, branching, zscore
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -50,20 +46,6 @@ class BranchConfig(MethodConfig):
     prune_every: int = Field(30, ge=1)
     """Iterations after which that window moves one depth deeper, until it holds the depth before the last."""
 
-    @field_validator("sibling_noise")
-    @classmethod
-    def _positive(cls, value: float | Literal["none"]) -> float | Literal["none"]:
-        if value != "none" and not 0 < value < float("inf"):
-            raise ValueError("it must be a positive number, or 'none' for independent siblings")
-        return value
-
-    @field_validator("splits")
-    @classmethod
-    def _each_step_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is not None and len(set(value)) < len(value):
-            raise ValueError("a step splits once, so name each step once and raise method.branching for more children")
-        return value
-
     @model_validator(mode="after")
     def _paths_need_every_edge(self) -> BranchConfig:
         if self.fusion == "softmax" and self.prune_depth:
@@ -82,10 +64,10 @@ class BranchGRPO(Method[BranchConfig]):
         """A tree that splits at the given steps; the depths of this iteration's pruning window get no gradient."""
         cfg, steps = self.config, schedule.steps
         splits = self.splits(steps)
-        if max(splits) >= steps - 1:
+        if max(splits) >= steps - 1 or len(set(splits)) < len(splits):
             raise UserError(
-                f"method.splits = {splits} must lie before the last of {steps} steps, which never splits; "
-                f"split at {steps - 2} or earlier, or raise sampling.steps"
+                f"method.splits = {splits} must be different steps, all before the last of {steps}; leave out the "
+                "others or raise sampling.steps"
             )
         stochastic_T = self.stochastic_steps(iteration, rng, schedule)
         return branching(
@@ -108,12 +90,10 @@ class BranchGRPO(Method[BranchConfig]):
     def credit(self, rollout: Rollout) -> Credit:
         """Fused leaf rewards, z-scored over the nodes of each depth; width pruning after that."""
         cfg, forest = self.config, rollout.forest
+        beta = cfg.fusion_beta if cfg.fusion == "softmax" else 0.0
 
         def advantage(reward_LP: Floats) -> Floats:
-            if cfg.fusion == "mean":
-                value_NP = back_up(forest, reward_LP)
-            else:
-                value_NP = _fuse(forest, reward_LP, cfg.fusion_beta * rollout.logp_NP)
+            value_NP = _fuse(forest, reward_LP, beta * rollout.logp_NP)
             advantage_NP = np.zeros_like(value_NP)
             for depth in range(1, forest.steps + 1):
                 node_D = forest.nodes_at(depth)
@@ -121,8 +101,7 @@ class BranchGRPO(Method[BranchConfig]):
             return advantage_NP
 
         advantage_NP = rollout.combined(advantage)
-        # A depth's advantages sum to zero under either fusion, but `grpo-bench check` also orders a declared group by
-        # the plain mean of each edge's rewards, which the softmax need not follow.
+        # Either way a depth sums to zero, but `grpo-bench check` also orders a declared group by mean rewards.
         group_N = np.where((forest.depth_N > 0) & (cfg.fusion == "mean"), forest.depth_N, -1)
         group_NP = np.repeat(group_N[:, None], advantage_NP.shape[1], axis=1)
         return Credit(advantage_NP, group_NP, self._kept(forest, advantage_NP))
@@ -140,27 +119,22 @@ class BranchGRPO(Method[BranchConfig]):
         return (step_T >= start) & (step_T < start + cfg.prune_depth)
 
     def _kept(self, forest: Forest, advantage_NP: Floats) -> Bools | None:
-        """The edges that width pruning keeps: all down to the last split's children, then the chosen leaves' chains."""
-        if self.config.prune_width == "none":
+        """Width pruning keeps all edges into the last split's children and above, and below them the chosen leaves'."""
+        cfg, images = self.config, forest.images
+        if cfg.prune_width == "none":
             return None
-        advantage_LP = advantage_NP[forest.leaves_L]
-        if self.config.prune_width == "extreme":
-            chosen_LP = _extreme(advantage_LP, max(1, forest.images // 4))
-        else:
-            # Below the last split there are only chains, so the children of one parent are consecutive leaves.
-            family_FKP = advantage_LP.reshape(-1, self.config.branching, advantage_LP.shape[1])
-            best_F1P = family_FKP.argmax(axis=1, keepdims=True)
-            chosen_LP = (np.arange(self.config.branching)[:, None] == best_F1P).reshape(advantage_LP.shape)
+        # Below the last split there are only chains, so the children of one parent are consecutive leaves.
+        quarter = max(1, images // 4)
+        family, best, worst = (images, quarter, quarter) if cfg.prune_width == "extreme" else (cfg.branching, 1, 0)
+        chosen_LP = _chosen(advantage_NP[forest.leaves_L], family, best, worst)
         top_N = forest.depth_N <= forest.depth_N[forest.child_count_N > 1].max() + 1
         kept_NP: Bools = top_N[:, None] | (forest.descendant_NL.astype(np.int64) @ chosen_LP > 0)
         return kept_NP & forest.trained_N[:, None]
 
 
 def _fuse(forest: Forest, reward_LP: Floats, logit_NP: Floats) -> Floats:
-    """Each node's leaves, averaged by the softmax of the sum of `logit_NP` on the way to them (N, P).
-
-    The way from the root may stand for the way from the node: what lies above the node is the same for all its leaves.
-    """
+    """Each node's leaves, averaged by the softmax of the sum of `logit_NP` on the way to them (N, P); 0 is the mean."""
+    # From the root, not from the node: what lies above the node is the same for all its leaves.
     path_LP = logit_NP[forest.path_LD].sum(axis=1)
     value_NP = np.empty((forest.nodes, reward_LP.shape[1]))
     for node, below_L in enumerate(forest.descendant_NL):
@@ -169,11 +143,11 @@ def _fuse(forest: Forest, reward_LP: Floats, logit_NP: Floats) -> Floats:
     return value_NP
 
 
-def _extreme(advantage_LP: Floats, count: int) -> Bools:
-    """Whether a leaf is among the `count` best or, of the others, the `count` worst; ties go to the lower leaf."""
-    best = np.argsort(-advantage_LP, axis=0, kind="stable")[:count]
-    chosen_LP = np.zeros(advantage_LP.shape, dtype=bool)
-    np.put_along_axis(chosen_LP, best, True, axis=0)
-    worst = np.argsort(np.where(chosen_LP, np.inf, advantage_LP), axis=0, kind="stable")[:count]
-    np.put_along_axis(chosen_LP, worst, True, axis=0)
-    return chosen_LP
+def _chosen(advantage_LP: Floats, family: int, best: int, worst: int) -> Bools:
+    """Among every `family` leaves in a row: the best and, of the others, the worst; ties go to the lower leaf."""
+    family_FKP = advantage_LP.reshape(-1, family, advantage_LP.shape[1])
+    chosen_FKP = np.zeros(family_FKP.shape, dtype=bool)
+    for order_FKP, count in ((-family_FKP, best), (family_FKP, worst)):
+        first = np.argsort(np.where(chosen_FKP, np.inf, order_FKP), axis=1, kind="stable")[:, :count]
+        np.put_along_axis(chosen_FKP, first, True, axis=1)
+    return chosen_FKP.reshape(advantage_LP.shape)

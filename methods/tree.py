@@ -95,14 +95,18 @@ class TreeGRPO(Method[TreeConfig]):
         # Weighted parents need not sum to zero, so no group is declared.
         return Credit(advantage_NP, np.full_like(credit.group_NP, -1))
 
+    def start_law(self, starts: int) -> npt.NDArray[np.float64]:
+        """Pr[i] of the geometric law for the starts 0 .. starts - 1, in proportion to ratio^i."""
+        law_I = self.config.ratio ** np.arange(starts)
+        return law_I / law_I.sum()
+
     def _start(self, iteration: int, rng: np.random.Generator, starts: int) -> int:
         cfg = self.config
         if cfg.window_start is not None:
             return cfg.window_start
         if cfg.window_law == "shift":
             return min(iteration // cfg.tau, starts - 1)
-        law = cfg.ratio ** np.arange(starts)
-        return int(rng.choice(starts, p=law / law.sum()))
+        return int(rng.choice(starts, p=self.start_law(starts)))
 
 
 def _sibling_softmax(forest: Forest, logp_NP: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
