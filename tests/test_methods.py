@@ -1,46 +1,20 @@
-"""flat, mix and tree: counts by value, the laws of their windows, and what they refuse."""
+"""flat, mix and tree: counts by value, the laws of their windows, and what they refuse; all that keep no state."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from grpo_bench_methods.tree import TreeGRPO
+from planned import SCHEDULE, costs, plan, start_of, trained_steps
+from tiny import method
 
-from grpo_bench.config import validated
 from grpo_bench.errors import UserError
-from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Rollout
-from grpo_bench.forest.schedule import Schedule
-from grpo_bench.method import Method, MethodConfig
-from grpo_bench.registry import METHODS
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.schedule import shifted_grid
 
 T = 10
-SCHEDULE = make_schedule(shifted_grid(T), "flow-sde")
-
-
-def method(name: str, **settings: object) -> Method[MethodConfig]:
-    kind = METHODS.get(name)
-    return kind(validated(kind.Config, settings, "method"))
-
-
-def plan(name: str, iteration: int = 0, seed: int = 0, on: Schedule = SCHEDULE, **settings: object) -> Forest:
-    return method(name, **settings).plan(iteration, np.random.default_rng(seed), on)
-
-
-def costs(forest: Forest) -> tuple[int, int, int, int]:
-    """Rollout evaluations, training evaluations, trained edges, images."""
-    return forest.rollout_nfe, forest.train_nfe, forest.trained_edges, forest.images
-
-
-def trained_steps(forest: Forest) -> list[int]:
-    """The steps that hold a trained edge."""
-    return np.unique(forest.depth_N[forest.trained_edges_E] - 1).tolist()
-
-
-def start_of(forest: Forest) -> int:
-    return trained_steps(forest)[0]
 
 
 def test_flat_counts() -> None:
@@ -72,14 +46,33 @@ def test_a_window_start_alone_fixes_the_trees_window() -> None:
     assert [start_of(plan("tree", seed=seed, window_start=4)) for seed in range(8)] == [4] * 8
 
 
+@pytest.mark.parametrize(
+    ("branching", "window", "training", "first", "expected"),
+    [(3, 3, 13, 202, 177.4), (2, 3, 7, 63, 56.4), (2, 4, 15, 111, 97.4), (4, 3, 21, 469, 409.5), (5, 2, 6, 206, 182.8)],
+)
+def test_trees_of_the_papers_sizes(branching: int, window: int, training: int, first: int, expected: float) -> None:
+    # TreeGRPO's ablation: rollout evaluations of a window at step 0, and on average over the geometric law, r = .5
+    size = {"branching": branching, "window": window}
+    forests = [plan("tree", window_start=start, **size) for start in range(T - window)]
+    assert costs(forests[0]) == (first, training, branching * training, branching**window)
+    assert {forest.train_nfe for forest in forests} == {training}
+    chosen = method("tree", **size)
+    assert isinstance(chosen, TreeGRPO)
+    average = chosen.start_law(len(forests)) @ [forest.rollout_nfe for forest in forests]
+    assert average == pytest.approx(expected, abs=0.1)
+
+
 def test_several_trees_cost_several_times_as_much() -> None:
     assert costs(plan("tree", window_law="fixed", roots=4)) == (808, 52, 156, 108)
 
 
 def test_the_trees_window_starts_by_a_truncated_geometric_law() -> None:
-    # Pr[i] = .5^i / sum over 0..6 (methods.md: .5039 .2520 .1260 .0630 .0315 .0157 .0079)
+    # Pr[i] = .5^i / sum over 0..6
     law = 0.5 ** np.arange(7)
     law /= law.sum()
+    chosen = method("tree")
+    assert isinstance(chosen, TreeGRPO)
+    np.testing.assert_array_equal(chosen.start_law(7), law)
     np.testing.assert_allclose(law, [0.5039, 0.2520, 0.1260, 0.0630, 0.0315, 0.0157, 0.0079], atol=5e-5)
     # given 4,000 draws of a window of 3 (b = 2, so that planning is quick)
     draws = 4000
@@ -212,7 +205,7 @@ def test_softmax_backup_of_a_chain_passes_the_value_on() -> None:
     np.testing.assert_allclose(softmax, mean, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["flat", "mix", "tree"])
+@pytest.mark.parametrize("name", ["flat", "mix", "tree", "branch", "branch-mix", "tempflow"])
 def test_planning_leaves_global_random_state_alone(name: str) -> None:
     # check item 9: no global random state
     before, torch_before = np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
@@ -221,6 +214,6 @@ def test_planning_leaves_global_random_state_alone(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), torch_before)
 
 
-@pytest.mark.parametrize("name", ["flat", "mix", "tree"])
+@pytest.mark.parametrize("name", ["flat", "mix", "tree", "branch", "branch-mix", "tempflow"])
 def test_a_stateless_method_says_so(name: str) -> None:
     assert method(name).state_dict() == {}
