@@ -29,6 +29,8 @@ LIGHT_MODULES = [
     "grpo_bench.sampling.kernels",
     "grpo_bench.sampling.schedule",
     "grpo_bench.store",
+    "grpo_bench.workloads.gaussian",
+    "grpo_bench.workloads.gaussian.workload",
 ]
 
 

@@ -28,7 +28,7 @@ OWN_OFFSET = 0.3
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
-    """One prompt's Gaussian and target, float64: mean (D,), spectrum (D,), basis (D, D; columns are axes), target (D,)."""
+    """One prompt's Gaussian and target, float64: mean, spectrum, target (D,); basis (D, D), its columns the axes."""
 
     mean: Floats
     spectrum: Floats

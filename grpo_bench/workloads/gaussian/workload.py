@@ -21,9 +21,10 @@ class GaussianWorkload(Workload):
     defaults: ClassVar[Table] = {
         "model": {"policy": "gaussian", "max_sequence_length": 0, "height": 8, "width": 8},
         "reward": {"name": "gaussian"},
-        "training": {"learning_rate": 0.03, "prompts": 4, "rollout_batch": 1024, "train_batch": 1024},
+        # On flat, mix and tree alike 0.05 more than halves the distance to the best; at 0.2 tree loses it again.
+        "training": {"learning_rate": 0.05, "prompts": 4, "rollout_batch": 1024, "train_batch": 1024},
         "evaluation": {"prompts": HELD_OUT, "images": 16},
-        "budget": {"nfe": 40000.0},
+        "budget": {"nfe": 100000.0},
     }
 
     def model(self, config: RunConfig) -> str:
