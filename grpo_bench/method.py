@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Credit, Floats, Rollout, leaf_credit
 from grpo_bench.forest.schedule import Schedule
@@ -124,9 +123,7 @@ class Method(ABC, Generic[C]):
 
     def forward_loss(self, batch: ForwardBatch) -> Tensor:
         """The loss of each draw (D,), for methods whose forest has forward draws instead of trained edges."""
-        raise UserError(
-            f"method {self.name!r} plans forward draws but has no forward_loss; define it or train edges instead"
-        )
+        raise TypeError(f"method {self.name!r} plans forward draws but has no forward_loss")
 
     def behaviour_decay(self, iteration: int) -> float:
         """d in old <- d old + (1 - d) current after this iteration, for methods that need `old_policy`; 0: current."""

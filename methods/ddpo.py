@@ -77,7 +77,7 @@ class DDPO(FlatGRPO):
         buffers, kept = self._buffers.setdefault(reward, {}), self.config.buffer
         for prompt, reward_L in zip(prompts, reward_LP.T, strict=True):
             buffers[prompt] = [*buffers.get(prompt, []), *reward_L.tolist()][-kept:]
-        advantage_LP = np.empty_like(reward_LP)
+        advantage_LP = np.zeros(reward_LP.shape)
         for column, prompt in enumerate(prompts):
             own = len(buffers[prompt]) >= self.config.min_count
             past = np.array(buffers[prompt]) if own else reward_LP

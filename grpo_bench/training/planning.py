@@ -109,7 +109,7 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
             f"{objective.reduction!r} and {objective.logprob_scale!r}; leave both at their defaults"
         )
     if forest.forward_draws:
-        _check_forward(config, forest)
+        _check_forward(config, method, forest)
     elif not forest.trained_edges:
         raise UserError(
             f"method {config.method.name!r} trains no edge with kernel {config.sampling.kernel!r}; change one"
@@ -131,12 +131,16 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
     return cost
 
 
-def _check_forward(config: RunConfig, forest: Forest) -> None:
-    """What training on the forward process cannot be combined with."""
+def _check_forward(config: RunConfig, method: Method[MethodConfig], forest: Forest) -> None:
+    """What training on the forward process needs, and cannot be combined with."""
     name = config.method.name
     if forest.trained_edges:
         raise UserError(
             f"method {name!r} plans forward draws and {forest.trained_edges} trained edges; plan one of the two"
+        )
+    if type(method).forward_loss is Method.forward_loss:
+        raise UserError(
+            f"method {name!r} plans forward draws but has no forward_loss; define it, or train edges instead"
         )
     if config.objective.beta > 0:
         raise UserError(
