@@ -67,7 +67,9 @@ def _rotation(stream: np.random.Generator) -> Floats:
 
 def _quality() -> Floats:
     basis_DD = _rotation(_stream("quality"))
-    return np.asarray((basis_DD * np.linspace(0.5, 1.5, NUMBERS)) @ basis_DD.T, dtype=np.float64)
+    quality_DD = np.asarray((basis_DD * np.linspace(0.5, 1.5, NUMBERS)) @ basis_DD.T, dtype=np.float64)
+    quality_DD.flags.writeable = False
+    return quality_DD
 
 
 QUALITY: Floats = _quality()

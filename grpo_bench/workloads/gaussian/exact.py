@@ -90,7 +90,7 @@ def exact_gradient(
 
 def mean_reward(moments: Moments, prompts: Sequence[str]) -> Tensor:
     """The reward's mean (M, P) over images with these moments."""
-    quality_DD = torch.from_numpy(QUALITY)
+    quality_DD = torch.tensor(QUALITY)
     off_MPD = moments.mean - torch.from_numpy(np.array([cloud(prompt).target for prompt in prompts]))
     square_MP = torch.einsum("mpi,ij,mpj->mp", off_MPD, quality_DD, off_MPD)
     return -(square_MP + torch.einsum("mpij,ij->mp", moments.covariance, quality_DD)) / NUMBERS

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -104,8 +103,6 @@ class GaussianPolicy(Policy):
 
     name = "gaussian"
     component = "denoiser"
-    pipeline_class = DiffusionPipeline
-    lora_targets = ()
 
     def __init__(self, denoiser: GaussianDenoiser, settings: ModelSection, device: torch.device) -> None:
         _check(settings)
