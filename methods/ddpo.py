@@ -1,8 +1,8 @@
-"""DDPO (arXiv 2305.13301, section 4.3 and appendix; DDPO-IS): flat chains, advantages from a running buffer per prompt.
+"""DDPO (arXiv 2305.13301, section 4.3, DDPO-IS): flat chains, advantages from a running buffer per prompt.
 
-The released code (ddpo_pytorch/stat_tracking.py) is followed: a prompt's newest rewards join its buffer first; while the
-buffer holds fewer than `min_count`, the whole batch's mean and std stand in. The last transition is an ODE step here
-(DDPO trains all 50 of its steps). No group of its advantages sums to zero, so none is declared.
+The released code (ddpo_pytorch/stat_tracking.py) is followed: a prompt's newest rewards join its buffer first; while
+the buffer holds fewer than `min_count`, the whole batch's mean and std stand in. The last transition is an ODE step
+here (DDPO trains all 50 of its steps). No group of its advantages sums to zero, so none is declared.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""GRPO-Guard (arXiv 2510.22319, RatioNorm and gradient reweighting): flat GRPO with a ratio that means the same each step.
+"""GRPO-Guard (arXiv 2510.22319, RatioNorm and gradient reweighting): flat GRPO whose ratio means the same each step.
 
-With x' = mean_old + std eps, the mean log-ratio is <dmean, eps> / std - |dmean|^2 / (2 std^2): below zero on average, on
-another scale at every step. Adding the second term back and multiplying by std leaves <dmean, eps>, which the clip then
-treats alike at all steps; dividing the loss by the step's length makes their gradients alike. The released code reduces
-the bias over the whole micro-batch by accident (`mean(dim=())`); here it is each sample's own.
+With x' = mean_old + std eps, the mean log-ratio is <dmean, eps> / std - |dmean|^2 / (2 std^2): below zero on average,
+on another scale at every step. Adding the second term back and multiplying by std leaves <dmean, eps>, which the clip
+then treats alike at all steps; dividing the loss by the step's length makes their gradients alike. The released code
+reduces the bias over the whole micro-batch by accident (`mean(dim=())`); here it is each sample's own.
 """
 
 from __future__ import annotations

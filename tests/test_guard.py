@@ -113,12 +113,12 @@ def test_a_run_clips_all_steps_alike(make: Make, results: Path) -> None:
         shares = [float(share.split(":")[1]) for share in line.split()]
         assert len(shares) == 3
         assert max(shares) - min(shares) <= 0.25
-        assert 0 < max(shares)
+        assert max(shares) > 0
 
 
 @pytest.mark.parametrize("objective", [{"reduction": "sum"}, {"logprob_scale": "raw"}])
 def test_another_log_prob_is_refused(make: Make, results: Path, objective: dict[str, str]) -> None:
-    with pytest.raises(UserError, match="'guard' needs objective.reduction = 'mean'"):
+    with pytest.raises(UserError, match=r"'guard' needs objective\.reduction = 'mean'"):
         start(make(method={"name": "guard", "group": 4}, objective=objective), results, Watcher())
 
 
