@@ -281,7 +281,7 @@ def _flags(*, method: str | None = None, reward: str | None = None, workload: st
 
 def _resolve(flags: Table, recipe: str | None, config: Path | None, sets: list[str] | None) -> RunConfig:
     """Defaults, the workload's defaults, recipe, --config, then --set and the flags: later ones win."""
-    from grpo_bench.config import build, merge, parse_set, read_toml
+    from grpo_bench.config import build, check_recipe, merge, parse_set, read_toml
     from grpo_bench.config import recipe as shipped
     from grpo_bench.registry import WORKLOADS
 
@@ -290,7 +290,9 @@ def _resolve(flags: Table, recipe: str | None, config: Path | None, sets: list[s
         over = merge(over, parse_set(assignment))
     file = read_toml(config) if config is not None else {}
     name = recipe or str(over.get("recipe") or file.get("recipe") or "")
-    layers = [("recipe", shipped(name) if name else {}), ("--config", file), ("--set", over)]
+    start = shipped(name) if name else {}
+    check_recipe(start, merge(file, over))
+    layers = [("recipe", start), ("--config", file), ("--set", over)]
     named = [layer["workload"] for _, layer in layers if "workload" in layer]
     defaults = WORKLOADS.get(str(named[-1]) if named else "shapes").defaults
     return build([("workload", defaults), *layers])

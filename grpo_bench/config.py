@@ -321,7 +321,7 @@ def recipes() -> dict[str, Table]:
     folder = resources.files("grpo_bench_suites") / "recipes"
     return {
         entry.name.removesuffix(".toml"): tomllib.loads(entry.read_text(encoding="utf-8"))
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name.removesuffix(".toml"))
         if entry.name.endswith(".toml")
     }
 
@@ -336,6 +336,20 @@ def recipe(name: str) -> Table:
     if name not in known:
         raise UserError(f"no recipe is named {name!r}; {nearest(name, known)}")
     return {key: value for key, value in known[name].items() if key != "about"} | {"recipe": name}
+
+
+def check_recipe(recipe: Mapping[str, object], over: Mapping[str, object]) -> None:
+    """A recipe's method settings are laid under its own method only: another would refuse them, or misread them.
+
+    Raises:
+        UserError: `over` names another method than the recipe; a recipe without a method goes with any.
+    """
+    methods = [layer.get("method") for layer in (recipe, over)]
+    own, other = (method.get("name") if isinstance(method, Mapping) else None for method in methods)
+    if own is not None and other not in (None, own):
+        raise UserError(
+            f"recipe {recipe.get('recipe')!r} is for method {own!r}, not {other!r}; drop the recipe or the method"
+        )
 
 
 M = TypeVar("M", bound=BaseModel)

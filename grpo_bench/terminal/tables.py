@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 WIDTH = 90
+RECIPES_WIDTH = 112
 AXIS = f"nfe (rollout + {TRAIN_WEIGHT} x train)"
 
 
@@ -80,23 +81,22 @@ def print_entries(kind: str, entries: Sequence[Entry], *, verbose: bool, console
 
 
 def print_recipes(recipes: Mapping[str, Mapping[str, object]], console: Console) -> None:
-    """`grpo-bench list recipes`: each recipe's name and its `[about]` table (summary, paper, follows)."""
+    """`grpo-bench list recipes`: each recipe's name and its `[about]` table (summary, follows, paper)."""
     if not recipes:
         console.print(Text("no recipes are installed"))
         return
-    table = _listing(console)
+    table = _listing(console, RECIPES_WIDTH)
     table.add_column("recipes", no_wrap=True)
-    table.add_column("what it is", ratio=3)
-    table.add_column("paper", no_wrap=True)
-    table.add_column("follows", ratio=2)
+    table.add_column("what it is", ratio=1)
+    table.add_column("follows", no_wrap=True)
     for name, recipe in recipes.items():
         about = recipe.get("about")
         said = {key: str(text) for key, text in about.items()} if isinstance(about, Mapping) else {}
+        source = [plain(said.get("follows", ""), "dim", 30), _paper(said.get("paper", ""))]
         table.add_row(
             plain(name, "bold cyan", 64),
             plain(said.get("summary", "")),
-            _paper(said.get("paper", "")),
-            plain(said.get("follows", ""), "dim"),
+            Text(", ", style="dim").join(part for part in source if part),
         )
     console.print(table)
 
@@ -147,8 +147,8 @@ def _ratio(cost: int, other: int) -> str:
     return f"{cost / other:.2f}" if other else NOTHING
 
 
-def _listing(console: Console) -> Table:
-    return Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), width=min(WIDTH, console.width))
+def _listing(console: Console, width: int = WIDTH) -> Table:
+    return Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), width=min(width, console.width))
 
 
 def _broken(error: str, *, verbose: bool) -> Text:
