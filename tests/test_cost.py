@@ -10,7 +10,8 @@ import torch
 from forest_strategy import forests
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import LinearDenoiser, batch
+from planned import kept, schedule
+from tiny import LinearDenoiser, batch, method
 
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Bools
@@ -75,7 +76,7 @@ def test_random_forests_cost_what_they_declare(forest: Forest, random: object) -
         assert spend(forest, schedule, keep_NP) == declared(forest, keep_NP)
 
 
-@pytest.mark.parametrize("name", ["flat", "mix", "tree"])
+@pytest.mark.parametrize("name", ["flat", "mix", "tree", "branch", "branch-mix", "tempflow"])
 @pytest.mark.parametrize(("guidance", "beta"), [(1.0, 0.0), (4.0, 0.0), (1.0, 0.1), (4.0, 0.1)])
 def test_the_methods_own_forests_cost_what_they_declare(name: str, guidance: float, beta: float) -> None:
     # given guidance, every evaluation counts twice; with a KL every trained parent asks the reference once
@@ -90,6 +91,48 @@ def test_the_methods_own_forests_cost_what_they_declare(name: str, guidance: flo
         # and per prompt and evaluation, it is what the plan printed
         per = len(PROMPTS) * (2 if guidance > 1 else 1)
         assert (counted.rollout_nfe, counted.train_nfe) == (forest.rollout_nfe * per, forest.train_nfe * per)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "steps", "counts"),
+    [
+        ("flat", {}, 10, (240, 216, 216, 24)),
+        ("flat", {"shared_noise": True}, 10, (217, 193, 216, 24)),
+        ("mix", {"shared_noise": False}, 10, (240, 72, 72, 24)),
+        # start i = 4: i + 1 + G (T - i - 1), 1 + G (w - 1), G w, G
+        ("mix", {"schedule": "fixed", "window_start": 4}, 10, (125, 49, 72, 24)),
+        ("tree", {"window_start": 0}, 10, (202, 13, 39, 27)),
+        ("tree", {"window_start": 0, "branching": 4}, 10, (469, 21, 84, 64)),
+        ("branch", {}, 20, (203, 187, 202, 16)),
+        ("branch", {}, 10, (99, 83, 98, 16)),
+        ("branch", {"prune_width": "parent-top1"}, 20, (203, 115, 130, 16)),
+        ("branch", {"prune_width": "extreme"}, 20, (203, 115, 130, 16)),
+        ("branch", {"prune_depth": 5}, 20, (203, 115, 122, 16)),
+        ("branch", {"prune_depth": 5, "prune_width": "extreme"}, 20, (203, 75, 82, 16)),
+        ("branch-mix", {}, 20, (203, 19, 34, 16)),
+        ("tempflow", {"roots": 1}, 10, (279, 9, 54, 54)),
+        ("tempflow", {}, 10, (1116, 36, 216, 216)),
+        ("tempflow", {"branching": "none", "roots": 24}, 10, (240, 216, 216, 24)),
+    ],
+)
+def test_a_methods_counts_are_what_the_ledger_counts(
+    name: str, settings: dict[str, object], steps: int, counts: tuple[int, int, int, int]
+) -> None:
+    # given the counts per prompt of the methods' own settings, after pruning by rewards that differ by prompt
+    chosen, on = method(name, **settings), schedule(steps)
+    forest = chosen.plan(0, np.random.default_rng(0), on)
+    keep_NP = kept(chosen, forest, len(PROMPTS))
+    assert declared(forest, keep_NP) == Counts(*(len(PROMPTS) * n for n in (*counts[:2], 0, *counts[2:])))
+    assert spend(forest, on, keep_NP) == declared(forest, keep_NP)
+
+
+def test_the_published_branch_recipe_counts_the_last_step() -> None:
+    on = schedule(20, train_last=True)
+    for prune_width, counts in [("none", (203, 218)), ("extreme", (123, 138))]:
+        chosen = method("branch", prune_width=prune_width)
+        forest = chosen.plan(0, np.random.default_rng(0), on)
+        counted = spend(forest, on, kept(chosen, forest, len(PROMPTS)))
+        assert (counted.train_nfe, counted.trained_edges) == tuple(len(PROMPTS) * n for n in counts)
 
 
 def test_an_update_that_keeps_no_edge_costs_nothing_and_moves_nothing() -> None:

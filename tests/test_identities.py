@@ -27,6 +27,15 @@ PROMPTS = ["a red circle", "a blue square", "a star"]
 T = 10
 SCHEDULE = make_schedule(shifted_grid(T), "flow-sde")
 
+SMALL: dict[str, dict[str, object]] = {
+    "flat": {"group": 4},
+    "mix": {"group": 4},
+    "tree": {"branching": 2},
+    "branch": {"splits": (0, 4)},
+    "branch-mix": {"splits": (0, 4), "window": 2},
+    "tempflow": {"roots": 1, "branching": 3, "steps": (0, 3, 8)},
+}
+
 
 def planned(name: str, **settings: object) -> Forest:
     return method(name, **settings).plan(0, np.random.default_rng(0), SCHEDULE)
@@ -52,13 +61,13 @@ def rolled(
 
 @pytest.mark.parametrize(("reduction", "tolerance"), [("mean", 1e-6), ("sum", 1e-3)])
 @pytest.mark.parametrize("kernel", ["flow-sde", "dance-sde", "cps"])
-@pytest.mark.parametrize("name", ["flat", "mix", "tree"])
+@pytest.mark.parametrize("name", SMALL)
 def test_before_the_first_update_the_ratio_is_one(
     pipeline: Path, name: str, kernel: str, reduction: str, tolerance: float
 ) -> None:
     # check item 1, with rollout and training in batches of different sizes
     schedule = make_schedule(shifted_grid(T), kernel)
-    forest = planned(name, **({"branching": 2} if name == "tree" else {"group": 4}))
+    forest = planned(name, **SMALL[name])
     likelihood = Likelihood(reduction=reduction)  # type: ignore[arg-type]
     sd3 = policy(pipeline)
     grown, conditioning = rolled(sd3, forest, schedule, likelihood)
@@ -87,10 +96,10 @@ def gradients(sd3: SD3Policy) -> dict[str, torch.Tensor]:
     return {name: weight.grad for name, weight in sd3.parameters() if weight.grad is not None}
 
 
-@pytest.mark.parametrize("name", ["tree", "mix"])
+@pytest.mark.parametrize("name", ["tree", "mix", "branch-mix", "tempflow"])
 def test_one_evaluation_a_parent_gives_the_gradient_of_one_an_edge(pipeline: Path, name: str) -> None:
     # check item 5: the other way round, as released code does it, written out as a loop over edges and prompts
-    forest = planned(name, **({"branching": 2, "window": 2} if name == "tree" else {"group": 3, "window": 2}))
+    forest = planned(name, **SMALL[name])
     sd3 = policy(pipeline)
     grown, conditioning = rolled(sd3, forest, SCHEDULE)
     advantage_EP = advantages(forest)
@@ -129,16 +138,37 @@ def updated(pipeline: Path, chosen: Method[MethodConfig]) -> tuple[Forest, dict[
     return forest, {name: weight.detach().clone() for name, weight in sd3.parameters()}
 
 
+def assert_same_run(pipeline: Path, ours: Method[MethodConfig], theirs: Method[MethodConfig]) -> None:
+    """Two methods plan equal forests and leave equal weights, which are not those they began with."""
+    first, second = updated(pipeline, ours), updated(pipeline, theirs)
+    assert first[0].same_as(second[0])
+    before = dict(policy(pipeline).parameters())
+    assert any(not torch.equal(first[1][name], before[name]) for name in before)
+    for name, weight in first[1].items():
+        assert torch.equal(weight, second[1][name]), name
+
+
 @pytest.mark.parametrize("start", [0, 4, 8])
 def test_a_tree_of_one_level_is_a_mix_of_one_step_bit_for_bit(pipeline: Path, start: int) -> None:
     # check item 3: tree(w = 1, start i, b = G) = mix(w = 1, start i, shared, G)
-    tree = updated(pipeline, method("tree", branching=5, window=1, window_start=start))
-    mix = updated(pipeline, method("mix", group=5, window=1, schedule="fixed", window_start=start))
-    assert tree[0].same_as(mix[0])
-    before = dict(policy(pipeline).parameters())
-    assert any(not torch.equal(tree[1][name], before[name]) for name in before)
-    for name, weight in tree[1].items():
-        assert torch.equal(weight, mix[1][name]), name
+    mix = method("mix", group=5, window=1, schedule="fixed", window_start=start)
+    assert_same_run(pipeline, method("tree", branching=5, window=1, window_start=start), mix)
+
+
+@pytest.mark.parametrize("start", [0, 4, 8])
+def test_tempflow_at_one_step_is_a_mix_of_one_step_bit_for_bit(pipeline: Path, start: int) -> None:
+    # check item 3: tempflow(roots = 1, steps = (i,), K = G, unit weights) = mix(w = 1, start i, shared, G)
+    mix = method("mix", group=5, window=1, schedule="fixed", window_start=start)
+    assert_same_run(pipeline, method("tempflow", roots=1, steps=(start,), branching=5, weighting="none"), mix)
+    # whose noise weights, too, are 1
+    weight_N = method("tempflow").weights(planned("mix", group=5, window=1, window_start=start), SCHEDULE)
+    np.testing.assert_array_equal(weight_N, 1)
+
+
+def test_a_branch_of_one_split_is_flat_from_one_root_bit_for_bit(pipeline: Path) -> None:
+    # check item 3: branch(splits (0,), K = G, independent siblings, ddof 0) = flat(shared, G)
+    branch = method("branch", splits=(0,), branching=5, sibling_noise="none", ddof=0)
+    assert_same_run(pipeline, branch, method("flat", group=5, shared_noise=True))
 
 
 def test_chains_from_one_root_are_a_tree_that_splits_once_bit_for_bit(pipeline: Path) -> None:
