@@ -127,6 +127,16 @@ def test_an_ode_forest_lands_where_euler_does() -> None:
     torch.testing.assert_close(still.leaf_LPCHW.double(), root - PUSH * codes(root), rtol=1e-5, atol=1e-6)
 
 
+def test_a_flows_deterministic_step_is_euler_to_the_last_bit() -> None:
+    # what every run's numbers rest on: fp32, one product and one sum
+    forest = chains(GRID, 1, window(0, 0))
+    x = Noise(0, 4, PROMPTS, SHAPE).draw(Purpose.ROOT, forest.key_N[:1], CPU)
+    gain, push = torch.tensor(GAIN), torch.tensor(PUSH)
+    for step in range(T):
+        x = x + float(GRID[step + 1] - GRID[step]) * (gain * x + 1.0 * push * codes(x).float())
+    assert torch.equal(grown(forest, make_schedule(GRID, "flow-sde")).leaf_LPCHW, x)
+
+
 def test_a_tree_is_an_ode_before_and_after_its_window() -> None:
     # given the tree on steps 1 and 2
     out = grown(TREE, make_schedule(GRID, "flow-sde"))

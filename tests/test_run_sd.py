@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from running import Make, Watcher, config, run, same_images, same_points, write_prompts
+from running import Make, Watcher, cli_here, config, run, same_images, same_points, write_prompts
 from scipy.stats import kstest, norm
 from tiny import CPU, Recording, accumulate, batch, method
 from tinysd import make_sd, sd_policy
@@ -154,6 +154,15 @@ def test_a_flow_kernel_is_refused_before_anything_is_loaded(make_run: Make, resu
 def test_ddim_is_refused_for_a_flow_model(make: Make, results: Path) -> None:
     with pytest.raises(UserError, match=r"this one predicts velocity: use sampling\.kernel=flow-sde or"):
         run(make(sampling={"kernel": "ddim"}), results)
+
+
+def test_a_plan_with_ddim_needs_no_model() -> None:
+    done = cli_here("plan", "flat", "--set", "sampling.kernel=ddim", "--steps", "10")
+
+    assert done.returncode == 0, done.stderr
+    # 24 chains of 10 steps, of which 9 are trained
+    assert re.search(r"rollout evaluations\s+240", done.stdout)
+    assert re.search(r"training evaluations\s+216", done.stdout)
 
 
 def planned(name: str, schedule: Schedule) -> Forest:
