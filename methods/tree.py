@@ -97,8 +97,9 @@ class TreeGRPO(Method[TreeConfig]):
 
     def start_law(self, starts: int) -> npt.NDArray[np.float64]:
         """Pr[i] of the geometric law for the starts 0 .. starts - 1, in proportion to ratio^i."""
-        law_I = self.config.ratio ** np.arange(starts)
-        return law_I / law_I.sum()
+        odds_I = self.config.ratio ** np.arange(starts)
+        law_I: npt.NDArray[np.float64] = odds_I / odds_I.sum()
+        return law_I
 
     def _start(self, iteration: int, rng: np.random.Generator, starts: int) -> int:
         cfg = self.config
