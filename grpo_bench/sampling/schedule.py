@@ -57,8 +57,8 @@ def timestep_grid(timestep_T: NDArray[np.int64], alpha: NDArray[np.float64]) -> 
     if not (timestep_T[0] < train_steps and timestep_T[-1] > 0):
         raise UserError(
             f"a diffusion model's timesteps lie between 1 and {train_steps - 1}, got {timestep_T[0]} to "
-            f"{timestep_T[-1]}: use fewer steps, or put timestep_spacing = leading and steps_offset = 1 into the model's "
-            "scheduler_config.json"
+            f"{timestep_T[-1]}: use fewer steps, or set timestep_spacing = leading and steps_offset = 1 in the "
+            "model's scheduler_config.json"
         )
     index = np.append(timestep_T, 0)
     return Grid(index / train_steps, alpha[index])
