@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from grpo_bench_methods.branch import BranchConfig, BranchGRPO
-from grpo_bench_methods.mix import SlidingWindow, WindowConfig
 from pydantic import Field
 
 from grpo_bench import Schedule
+from grpo_bench_methods.branch import BranchConfig, BranchGRPO
+from grpo_bench_methods.mix import SlidingWindow, WindowConfig
 
 
 class BranchMixConfig(WindowConfig, BranchConfig):

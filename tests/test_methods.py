@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from grpo_bench_methods.tree import TreeGRPO
 from planned import SCHEDULE, costs, plan, start_of, trained_steps
 from tiny import method
 
@@ -13,6 +12,7 @@ from grpo_bench.errors import UserError
 from grpo_bench.forest.rollout import Rollout
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.schedule import shifted_grid
+from grpo_bench_methods.tree import TreeGRPO
 
 T = 10
 
