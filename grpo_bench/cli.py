@@ -143,7 +143,8 @@ def list_(
 
 @app.command()
 def plan(
-    method: Annotated[str, typer.Argument(help="Registered method.")],
+    method: Annotated[list[str], typer.Argument(help="Registered method; several with --compare.")],
+    compare: Annotated[bool, typer.Option("--compare", help="Put several methods side by side.")] = False,
     steps: Steps = None,
     workload: Workload = None,
     recipe: Recipe = None,
@@ -151,30 +152,36 @@ def plan(
     set_: Sets = None,
     plugin: Plugins = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of random windows.")] = None,
-    baseline: Annotated[str, typer.Option(help="Method to compare the costs with.")] = "flat",
+    baseline: Annotated[str, typer.Option(help="Method to compare one method's costs with.")] = "flat",
     png: Annotated[Path | None, typer.Option(help="Also draw the forest into this picture.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the costs a prompt as one JSON line only.")] = False,
 ) -> None:
-    """Draw a method's forest and print its exact costs a prompt; runs nothing."""
-    from grpo_bench.terminal.tables import plan_json, print_plan, stdout_console
-    from grpo_bench.training.planning import make_method, plan_forest, plan_schedule
+    """Draw a method's forest and print its exact costs a prompt, or those of several; runs nothing."""
+    from grpo_bench.terminal.tables import comparison_json, plan_json, print_comparison, print_plan, stdout_console
+    from grpo_bench.training.preview import check_names, check_shared, own_settings, preview
 
     _load_plugins(plugin)
-    resolved = _resolve(_flags(method=method, steps=steps, workload=workload, seed=seed), recipe, config, set_)
-    schedule = plan_schedule(resolved)
-    forest = plan_forest(make_method(resolved), resolved.seed, 0, schedule)
+    check_names(method, compare=compare, recipe=recipe)
+    resolved = [
+        _resolve(_flags(method=name, steps=steps, workload=workload, seed=seed), recipe, config,
+                 own_settings(set_ or [], name, method) if compare else set_)
+        for name in method
+    ]  # fmt: skip
+    if compare:
+        check_shared(resolved)
+    sketches = [preview(one) for one in resolved]
     if png is not None:
-        from grpo_bench.forest.draw import draw_png
-        from grpo_bench.store.atomic import saving
+        from grpo_bench.forest.picture import draw_png
 
-        with saving("the picture", png):
-            draw_png(forest, png, f"{method}: one prompt's forest")
+        draw_png(sketches, png)
     if json:
-        _print_json(plan_json(forest))
+        _print_json(comparison_json(sketches) if compare else plan_json(sketches[0]))
         return
-    other = resolved.model_copy(update={"method": type(resolved.method)(name=baseline)})
-    compared = plan_forest(make_method(other), resolved.seed, 0, schedule)
-    print_plan(method, forest, baseline, compared, console=stdout_console())
+    if compare:
+        print_comparison(sketches, console=stdout_console())
+    else:
+        other = resolved[0].model_copy(update={"method": type(resolved[0].method)(name=baseline)})
+        print_plan(sketches[0], preview(other), console=stdout_console())
     if png is not None:
         typer.echo(f"picture: {png}")
 

@@ -133,6 +133,55 @@ def test_plan_draws_beside_its_baseline(tmp_path: Path) -> None:
         assert min(picture.size) > 100
 
 
+def test_methods_are_put_side_by_side(tmp_path: Path) -> None:
+    names = ["flat", "tree", "branch", "tempflow"]
+    done = cli_here("plan", "--compare", *names, "--steps", "10", "--png", str(tmp_path / "all.png"))
+
+    # then there is a line a method, with methods.md's counts: tempflow 1116 + 3 x 36 = 1224, flat 240 + 3 x 216 = 888
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines if line and line[0] in names] == names
+    assert ["branch", "99", "83", "98", "16", "348", "0.39"] in lines
+    assert ["tempflow", "1,116", "36", "216", "216", "1,224", "1.38"] in lines
+    with Image.open(tmp_path / "all.png") as picture:
+        assert picture.width == 1400
+
+
+def test_a_setting_of_one_compared_method_names_it() -> None:
+    done = cli_here("plan", "--compare", "flat", "branch", "--set", "branch.prune_width=parent-top1", "--steps", "20",
+                    "--set", "method.std=global", "--json")  # fmt: skip
+
+    # then branch keeps methods.md's 130 edges and 115 evaluations, whatever the rewards, and flat keeps all
+    flat, branch = json.loads(done.stdout)
+    assert (branch["trained_edges"], branch["kept_edges"], branch["kept_train_nfe"]) == (202, 130, 115)
+    assert "kept_edges" not in flat and branch["ratio"] == branch["nfe"] / flat["nfe"]
+
+
+def test_a_plan_says_what_training_on_the_forward_process_costs() -> None:
+    done = cli_here("plan", "nft", "--steps", "10")
+
+    assert any(line.split()[:6] == ["forward", "draws", "a", "leaf", "9", "0"] for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["flat", "tree"], "--compare"),
+        (["--compare", "flat"], "name another"),
+        (["--compare", "flat", "tere"], "did you mean 'tree'"),
+        (["--compare", "flat", "tree", "--recipe", "dancegrpo"], "'dancegrpo'"),
+        (["--compare", "flat", "tree", "--set", "method.window=2"], "--set tree.window=VALUE"),
+        (["--compare", "flat", "tree", "--set", "tree.windw=2"], "window"),
+        (["--compare", "flat", "tree", "--set", "mix.window=2"], "mix"),
+    ],
+)
+def test_a_comparison_that_would_mislead_is_refused(args: list[str], said: str) -> None:
+    done = cli_here("plan", *args)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1 and said in done.stderr
+
+
 def test_a_picture_with_json_leaves_stdout_one_line(tmp_path: Path) -> None:
     done = cli_here("plan", "tree", "--json", "--png", str(tmp_path / "tree.png"))
 

@@ -13,12 +13,15 @@ import pytest
 from rich.console import Console
 from run_folder import point, stored
 
-from grpo_bench.forest.forest import Forest, branching, chains
+from grpo_bench.forest.forest import branching, chains
+from grpo_bench.forest.sketch import Sketch
 from grpo_bench.metering.ledger import PHASES, ROLES
 from grpo_bench.registry import Entry
 from grpo_bench.terminal.tables import (
+    comparison_json,
     outcome_json,
     plan_json,
+    print_comparison,
     print_entries,
     print_outcome,
     print_plan,
@@ -42,16 +45,27 @@ def sigmas(steps: int) -> np.ndarray:
     return np.linspace(1, 0, steps + 1)
 
 
-def flat() -> Forest:
+def flat() -> Sketch:
     """Ten steps, 24 chains: 24 x 10 rollout evaluations, 24 x 9 trained edges, one parent each."""
     stochastic = np.ones(10, dtype=bool)
     stochastic[-1] = False
-    return chains(sigmas(10), 24, stochastic)
+    return Sketch("flat", chains(sigmas(10), 24, stochastic))
 
 
-def tree() -> Forest:
+def tree() -> Sketch:
     """Ten steps, three branchings of three from the start: 1 + 3 + 9 trained parents, 27 images."""
-    return branching(sigmas(10), {0: 3, 1: 3, 2: 3}, np.arange(10) < 3)
+    return Sketch("tree", branching(sigmas(10), {0: 3, 1: 3, 2: 3}, np.arange(10) < 3))
+
+
+def pruned() -> Sketch:
+    """The tree, of which every parent at the last split keeps its first child: 3 + 9 + 9 edges, the same parents."""
+    forest = tree().forest
+    return Sketch("branch", forest, (forest.depth_N < 3) | (forest.child_index_N == 0))
+
+
+def nft() -> Sketch:
+    """24 ODE chains, each trained at 9 noise levels, with two frozen evaluations for every trained one."""
+    return Sketch("nft", chains(sigmas(10), 24, np.zeros(10, dtype=bool), forward_draws=9), frozen=2)
 
 
 def test_an_outcome_shows_scores_costs_times_and_files(tmp_path: Path) -> None:
@@ -91,6 +105,17 @@ def test_an_outcome_never_spreads_past_ninety_columns(tmp_path: Path, width: int
     print_outcome(store, out)
     lines = [line for line in written(out).splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= min(width, 90)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_number_of_an_outcome_is_cut(tmp_path: Path, width: int) -> None:
+    # given a long run: a million iterations of 27 images, on a device with much memory
+    store = stored(tmp_path, [point(0, 0.4), point(10**6, 0.5, peak_memory_bytes=139.12e9)])
+    out = console(width)
+    print_outcome(store, out)
+    together = " ".join(written(out).split())
+    for part in ("rollout 1,000,000,000", "iterations 1,000,000", "reward calls 27,000,000", "peak memory 139.12 GB"):
+        assert part in together, written(out)
 
 
 @pytest.mark.parametrize("status", ["interrupted", "diverged", "failed", "running"])
@@ -147,7 +172,9 @@ def test_hostile_text_is_shown_as_letters(tmp_path: Path) -> None:
     print_entries("methods", [Entry(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None)], verbose=True, console=out)
     print_entries("methods", [Entry("a", "", "", "b", "", HOSTILE)], verbose=False, console=out)
     print_recipes({HOSTILE: {"about": {"summary": HOSTILE, "paper": HOSTILE, "follows": HOSTILE}}}, out)
-    print_plan(HOSTILE, tree(), HOSTILE + "2", flat(), console=out)
+    named, other = Sketch(HOSTILE, tree().forest), Sketch(HOSTILE + "2", nft().forest)
+    print_plan(named, other, console=out)
+    print_comparison([named, other], console=out)
     assert not CONTROLS & set(written(out))
     assert "[bold red]x[/bold" in written(out)
 
@@ -189,7 +216,7 @@ def test_a_recipe_shows_what_it_follows_even_without_a_paper() -> None:
 
 def test_a_plan_shows_the_published_costs_beside_the_baselines() -> None:
     out = console()
-    print_plan("tree", tree(), "flat", flat(), console=out)
+    print_plan(tree(), flat(), console=out)
     lines = [" ".join(line.split()) for line in written(out).splitlines()]
     # Hand counts of the issue: tree 202/13/39/27, flat 240/216/216/24.
     assert "rollout evaluations 202 240 0.84" in lines
@@ -202,19 +229,64 @@ def test_a_plan_shows_the_published_costs_beside_the_baselines() -> None:
 
 def test_a_plan_of_the_baseline_itself_has_one_column() -> None:
     out = console()
-    print_plan("flat", flat(), "flat", flat(), console=out)
+    print_plan(flat(), flat(), console=out)
     assert " ratio" not in written(out)
     assert "rollout evaluations 240" in " ".join(written(out).split())
 
 
 def test_a_plan_for_scripts_has_the_costs_per_prompt() -> None:
     assert plan_json(tree()) == {
-        "nodes": tree().nodes,
+        "nodes": 229,
         "trained_edges": 39,
         "rollout_nfe": 202,
         "train_nfe": 13,
         "images": 27,
     }
+
+
+def test_a_plan_shows_what_pruning_keeps_and_what_a_reference_costs() -> None:
+    out = console()
+    print_plan(pruned(), flat(), console=out)
+    print_plan(nft(), flat(), console=out)
+    lines = [" ".join(line.split()) for line in written(out).splitlines()]
+    assert "trained edges, pruned 21 216 0.10" in lines
+    # the first child's siblings share its parent's evaluation, so that pruning saves none here
+    assert "training evaluations, pruned 13 216 0.06" in lines
+    assert "reference evaluations 432 0 –" in lines
+    assert "forward draws a leaf 9 0 –" in lines
+    # 240 + 2 x 216 + 3 x 216
+    assert "nfe (rollout + reference + 3 x train) 1,320 888 1.49" in lines
+    assert plan_json(pruned())["kept_edges"] == 21
+    assert plan_json(pruned())["kept_train_nfe"] == 13
+    assert (plan_json(nft())["reference_nfe"], plan_json(nft())["forward_draws"]) == (432, 9)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_methods_side_by_side_fit_the_terminal(width: int) -> None:
+    out = console(width)
+    print_comparison([flat(), tree(), pruned(), nft()], console=out)
+    assert max(map(len, written(out).splitlines())) <= width
+    lines = [" ".join(line.split()) for line in written(out).splitlines()]
+    # rollout, reference and train NFE, trained edges, images, nfe, relative to flat
+    assert "flat 240 0 216 216 24 888 1.00" in lines
+    assert "tree 202 0 13 39 27 241 0.27" in lines
+    assert lines[lines.index("branch 202 0 13 39 27 241 0.27") + 1] == "pruned 202 0 13 21 27 241 0.27"
+    assert "nft 240 432 216 0 24 1,320 1.49" in lines
+    assert "nft: 9 forward draws a leaf" in lines
+
+
+def test_a_reference_has_a_column_only_where_one_is_evaluated() -> None:
+    out = console()
+    print_comparison([flat(), tree()], console=out)
+    assert "reference" not in written(out)
+    assert "pruned" not in written(out)
+    assert "tree 202 13 39 27 241 0.27" in [" ".join(line.split()) for line in written(out).splitlines()]
+
+
+def test_methods_side_by_side_for_scripts() -> None:
+    first, second = comparison_json([flat(), pruned()])
+    assert (first["method"], first["nfe"], first["ratio"]) == ("flat", 888, 1.0)
+    assert second == plan_json(pruned()) | {"method": "branch", "nfe": 241, "ratio": 241 / 888}
 
 
 def test_the_tables_start_without_torch() -> None:

@@ -1,21 +1,15 @@
-"""Pictures of a forest, time from left to right: `draw_text` for the terminal and `draw_png` for a page."""
+"""A forest as text for the terminal, time from left to right; `picture` draws one for a page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from grpo_bench.forest.forest import Forest
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 MOST_ROWS = 36
-MOST_LEAVES = 64
 MARGIN = 7
 
 TRAINED, UNTRAINED, ODE = "━", "─", "┄"
@@ -163,110 +157,3 @@ def _edge(drawn: _Drawn, node: int, width: int) -> str:
         line = UNTRAINED if drawn.forest.stochastic_N[node] else ODE
     count = f"×{drawn.copies[node]}" if drawn.copies[node] > 1 else ""
     return (count if len(count) < width - 1 else "").ljust(width - 1, line)
-
-
-def draw_png(forest: Forest, path: Path | str, title: str) -> None:
-    """Write the forest as a PNG (1400 pixels wide), its costs per prompt under the title.
-
-    Equal roots are drawn once, with their number, when there would be more than 64 leaves.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    copies = _equal_roots(forest) if forest.images > MOST_LEAVES else 1
-    shown_N = np.flatnonzero(_root_of(forest) < forest.roots // copies)
-    leaves = forest.images // copies
-    height = min(9.0, 1.6 + 0.085 * max(leaves, 12))
-    figure = Figure(figsize=(7.0, height), dpi=200, facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.055, 0.75 / height, 0.93, 1 - 1.35 / height))
-    _draw_edges(axes, forest, shown_N)
-    _finish(axes, forest, copies)
-    figure.text(0.03, 1 - 0.1 / height, title, va="top", ha="left", fontsize=11, fontweight="bold")
-    figure.text(0.03, 1 - 0.33 / height, _caption(forest, copies), va="top", ha="left", fontsize=8, color="#444444")
-    figure.legend(
-        loc="lower left",
-        bbox_to_anchor=(0.02, 0.0),
-        ncols=5,
-        fontsize=8,
-        frameon=False,
-        handlelength=2,
-        columnspacing=1.6,
-    )
-    figure.savefig(path, format="png")
-
-
-def _caption(forest: Forest, copies: int) -> str:
-    """The costs in words."""
-    cost = (
-        f"per prompt: {forest.rollout_nfe} evaluations to roll out, {forest.train_nfe} to train, "
-        f"{forest.trained_edges} trained edges, {forest.images} images"
-    )
-    return cost + (f"; drawn: one of {copies} equal trees" if copies > 1 else "")
-
-
-def _equal_roots(forest: Forest) -> int:
-    """The number of roots if all their trees are equal, else 1."""
-    return forest.roots if np.unique(_shapes(forest)[: forest.roots]).size == 1 else 1
-
-
-def _root_of(forest: Forest) -> NDArray[np.int64]:
-    """The number of each node's root."""
-    root_N = np.arange(forest.nodes)
-    root_N[forest.path_LD] = forest.path_LD[:, :1]
-    return root_N
-
-
-def _heights(forest: Forest) -> NDArray[np.float64]:
-    """Each node at the middle of its leaves, leaves one apart from the top down."""
-    last_N = forest.images - 1 - np.argmax(forest.descendant_NL[:, ::-1], axis=1)
-    heights_N: NDArray[np.float64] = -(np.argmax(forest.descendant_NL, axis=1) + last_N) / 2
-    return heights_N
-
-
-def _draw_edges(axes: Axes, forest: Forest, shown_N: NDArray[np.int64]) -> None:
-    """Edges by kind, the trained ones on top, then nodes and images."""
-    from matplotlib.collections import LineCollection
-
-    point_N2 = np.stack([forest.depth_N.astype(np.float64), _heights(forest)], axis=1)
-    edges = shown_N[forest.parent_N[shown_N] >= 0]
-    trained, noisy = forest.trained_N[edges], forest.stochastic_N[edges]
-    kinds = (
-        (~noisy, "deterministic", "#8c8c8c", 0.8, (0, (3, 2))),
-        (noisy & ~trained, "stochastic, untrained", "#8ec1e3", 1.3, "solid"),
-        (trained, "stochastic, trained", "#d1411e", 1.6, "solid"),
-    )
-    for chosen, label, colour, width, style in kinds:
-        if chosen.any():
-            ends = np.stack([point_N2[forest.parent_N[edges[chosen]]], point_N2[edges[chosen]]], axis=1)
-            axes.add_collection(
-                LineCollection(list(ends), colors=colour, linewidths=width, linestyles=style, label=label)
-            )
-    inner = shown_N[forest.depth_N[shown_N] < forest.steps]
-    leaves = shown_N[forest.depth_N[shown_N] == forest.steps]
-    axes.plot(*point_N2[inner].T, "o", color="#222222", markersize=2.2, label="evaluation", zorder=3)
-    axes.plot(*point_N2[leaves].T, "s", color="#222222", markersize=3.2, label="image", zorder=3)
-
-
-def _finish(axes: Axes, forest: Forest, copies: int) -> None:
-    """A time axis with steps and noise levels, and nothing else."""
-    every = max(1, forest.steps // 20)
-    ticks = np.arange(0, forest.steps + 1, every)
-    axes.set_xticks(ticks, [f"{tick}\n{round(forest.sigmas[tick], 3):.2g}" for tick in ticks], fontsize=7)
-    axes.set_xlim(-0.4, forest.steps + 0.4)
-    axes.set_ylim(-forest.images / copies + 0.2, 0.8)
-    axes.set_yticks([])
-    axes.tick_params(length=2, color="#888888")
-    axes.annotate(
-        "step\nsigma",
-        (0, 0),
-        (-4, -5),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=7,
-        ha="right",
-        va="top",
-    )
-    for side in ("left", "right", "top"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#888888")

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -81,7 +82,7 @@ def print_outcome(store: RunStore, console: Console) -> None:
     if rows:
         console.print(_scores(record, rows))
         console.print()
-        console.print(_costs(rows[-1], min(WIDTH, console.width)))
+        console.print(_costs(rows[-1], min(WIDTH, console.width), console))
         console.print()
     else:
         console.print(Text("  it ended before the first measurement\n"))
@@ -175,8 +176,8 @@ def _same(rows: Sequence[Row], one: str, other: str) -> bool:
     return all(row.get(one) == row.get(other) for row in rows)
 
 
-def _costs(last: Row, width: int) -> Table:
-    """Evaluations by role, the other counters, and seconds by phase, side by side."""
+def _costs(last: Row, width: int, console: Console) -> Table:
+    """Evaluations by role, the other counters, and seconds by phase, side by side where the width allows it."""
     roles = [(role, count(value(last, f"{role}_nfe"))) for role in ROLES if role != "setup"]
     axis = [("budget nfe", count(value(last, "nfe")))]
     counters = [
@@ -191,28 +192,34 @@ def _costs(last: Row, width: int) -> Table:
     spent.append(("peak memory", f"{memory:.2f} GB" if memory > 0 else NOTHING))
     phases = [(phase, value(last, f"{phase}_seconds")) for phase in PHASES]
     total = [("budget seconds", f"{value(last, 'seconds'):.1f}")]
-    line = Table.grid(padding=(0, 4))
-    line.add_row(
+    blocks = [
         _block("NFE by role", roles + axis, bold="budget nfe"),
         _block("spent on training", spent),
         _block("seconds by phase", _columns(phases) + total, bold="budget seconds"),
-    )
-    line.width = width
-    return line
+    ]
+    unlimited = console.options.update(max_width=1000)
+    for gap in (4, 1):
+        line = Table.grid(padding=(0, gap))
+        line.add_row(*blocks)
+        if console.measure(line, options=unlimited).maximum <= width:
+            return line
+    below = Table.grid()
+    for block in blocks:
+        below.add_row(block)
+    return below
 
 
 def _columns(phases: Sequence[tuple[str, float]]) -> list[tuple[str, str]]:
     return [(phase, f"{seconds:.1f}") for phase, seconds in phases if seconds >= 0.05 or not math.isfinite(seconds)]
 
 
-def _block(title: str, lines: Sequence[tuple[str, str]], bold: str = "") -> Table:
+def _block(title: str, lines: Sequence[tuple[str, str]], bold: str = "") -> Group:
     block = Table.grid(padding=(0, 2))
     block.add_column(no_wrap=True)
     block.add_column(justify="right", no_wrap=True)
-    block.add_row(Text(f"  {title}", style="dim"), "")
     for label, number in lines:
         block.add_row(f"  {label}", number, style="bold" if label == bold else "")
-    return block
+    return Group(Text(f"  {title}", style="dim"), block)
 
 
 def _print_way_on(store: RunStore, record: RunRecord, console: Console) -> None:

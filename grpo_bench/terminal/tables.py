@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -12,20 +12,24 @@ from rich.text import Text
 
 from grpo_bench.forest.draw import TRAINED, draw_text
 from grpo_bench.metering.ledger import TRAIN_WEIGHT
+from grpo_bench.store.names import clean_text
 from grpo_bench.terminal.outcome import OutcomeJson, outcome_json, print_outcome
 from grpo_bench.terminal.text import NOTHING, count, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from grpo_bench.forest.forest import Forest
+    from grpo_bench.forest.sketch import Sketch
     from grpo_bench.registry import Entry
 
 __all__ = [
+    "ComparedJson",
     "OutcomeJson",
     "PlanJson",
+    "comparison_json",
     "outcome_json",
     "plan_json",
+    "print_comparison",
     "print_entries",
     "print_outcome",
     "print_plan",
@@ -35,7 +39,7 @@ __all__ = [
 
 WIDTH = 90
 RECIPES_WIDTH = 112
-AXIS = f"nfe (rollout + {TRAIN_WEIGHT} x train)"
+PRUNING = "pruned: what is left after one draw of example rewards, on which it depends"
 
 
 class PlanJson(TypedDict):
@@ -46,6 +50,18 @@ class PlanJson(TypedDict):
     rollout_nfe: int
     train_nfe: int
     images: int
+    reference_nfe: NotRequired[int]
+    forward_draws: NotRequired[int]
+    kept_edges: NotRequired[int]
+    kept_train_nfe: NotRequired[int]
+
+
+class ComparedJson(PlanJson):
+    """One method of `grpo-bench plan --compare --json`; `ratio` is its nfe over the first method's."""
+
+    method: str
+    nfe: int
+    ratio: float
 
 
 def stdout_console() -> Console:
@@ -101,46 +117,110 @@ def print_recipes(recipes: Mapping[str, Mapping[str, object]], console: Console)
     console.print(table)
 
 
-def print_plan(name: str, forest: Forest, baseline: str, compared: Forest, *, console: Console) -> None:
-    """`grpo-bench plan`: the forest, then its costs per prompt beside those of the baseline's forest `compared`."""
-    drawing = Text(draw_text(forest))
+def print_plan(sketch: Sketch, baseline: Sketch, *, console: Console) -> None:
+    """`grpo-bench plan`: the forest, then its costs per prompt beside those of the baseline's forest."""
+    drawing = Text(draw_text(sketch.forest))
     drawing.highlight_regex(f"{TRAINED}+", "bold red")
     drawing.highlight_regex("◆", "cyan")
     console.print(drawing, soft_wrap=True)
     console.print()
+    beside = sketch.name != baseline.name
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2))
     table.add_column("per prompt and iteration", no_wrap=True)
-    table.add_column(plain(name, "bold cyan", 40), justify="right")
-    if name != baseline:
-        table.add_column(plain(baseline, limit=40), justify="right")
+    table.add_column(plain(sketch.name, "bold cyan", 40), justify="right")
+    if beside:
+        table.add_column(plain(baseline.name, limit=40), justify="right")
         table.add_column("ratio", justify="right")
-    others = _costs(compared)
-    for label, cost in _costs(forest).items():
-        beside = [count(others[label]), _ratio(cost, others[label])] if name != baseline else []
-        table.add_row(label, count(cost), *beside, style="bold" if label == AXIS else "")
+    axis = _axis([sketch, baseline])
+    for label, (cost, other) in _costs(sketch, baseline).items():
+        if cost or other:
+            numbers = [count(other), _ratio(cost, other)] if beside else []
+            table.add_row(label, count(cost), *numbers, style="bold" if label == axis else "")
     console.print(table)
+    if sketch.prunes or baseline.prunes:
+        console.print(Text(PRUNING, style="dim"))
 
 
-def plan_json(forest: Forest) -> PlanJson:
-    """The forest's exact costs per prompt, guidance not counted."""
-    return {
+def print_comparison(sketches: Sequence[Sketch], *, console: Console) -> None:
+    """`grpo-bench plan --compare`: one row a method, a second one for what pruning leaves; ratios to the first."""
+    first = sketches[0]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("per prompt", overflow="fold")
+    frozen = any(sketch.frozen for sketch in sketches)
+    reference = ["reference\nNFE"] if frozen else []
+    for heading in ("rollout\nNFE", *reference, "train\nNFE", "trained\nedges", "images", "nfe"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(Text.assemble("x ", plain(first.name, limit=20)), justify="right", no_wrap=True)
+    for sketch in sketches:
+        whole = (sketch.reference_nfe, sketch.forest.train_nfe, sketch.forest.trained_edges, sketch.nfe)
+        kept = (sketch.frozen * sketch.kept_train_nfe, sketch.kept_train_nfe, sketch.kept_edges, sketch.kept_nfe)
+        rows = [(plain(sketch.name, "bold cyan", 40), "", whole), (Text("  pruned"), "dim", kept)]
+        for label, style, (frozen_nfe, train_nfe, edges, nfe) in rows[: 1 + sketch.prunes]:
+            beside = [frozen_nfe] if frozen else []
+            costs = [sketch.forest.rollout_nfe, *beside, train_nfe, edges, sketch.forest.images, nfe]
+            table.add_row(label, *map(count, costs), _ratio(nfe, first.nfe), style=style)
+    console.print(table)
+    notes = [f"{_axis(sketches)}, guidance not counted"]
+    notes += [
+        f"{clean_text(sketch.name, 40)}: {sketch.forest.forward_draws} forward draws a leaf"
+        for sketch in sketches
+        if sketch.forest.forward_draws
+    ]
+    for note in [*notes, *([PRUNING] if any(sketch.prunes for sketch in sketches) else [])]:
+        console.print(Text(note, style="dim"))
+
+
+def plan_json(sketch: Sketch) -> PlanJson:
+    """The forest's exact costs per prompt, guidance not counted; what does not occur is left out."""
+    forest = sketch.forest
+    costs: PlanJson = {
         "nodes": forest.nodes,
         "trained_edges": forest.trained_edges,
         "rollout_nfe": forest.rollout_nfe,
         "train_nfe": forest.train_nfe,
         "images": forest.images,
     }
+    if sketch.frozen:
+        costs["reference_nfe"] = sketch.reference_nfe
+    if forest.forward_draws:
+        costs["forward_draws"] = forest.forward_draws
+    if sketch.prunes:
+        costs["kept_edges"], costs["kept_train_nfe"] = sketch.kept_edges, sketch.kept_train_nfe
+    return costs
 
 
-def _costs(forest: Forest) -> dict[str, int]:
+def comparison_json(sketches: Sequence[Sketch]) -> list[ComparedJson]:
+    """`plan_json` of each method, with its name, its nfe and that relative to the first method's."""
+    first = sketches[0]
+    return [
+        {"method": sketch.name, **plan_json(sketch), "nfe": sketch.nfe, "ratio": sketch.nfe / first.nfe}
+        for sketch in sketches
+    ]
+
+
+def _costs(sketch: Sketch, other: Sketch) -> dict[str, tuple[int, int]]:
+    """Labelled costs of two forests; the kept ones are zero where neither prunes, so that they are not shown."""
+    one, two = sketch.forest, other.forest
+    prunes = sketch.prunes or other.prunes
     return {
-        "nodes": forest.nodes,
-        "rollout evaluations": forest.rollout_nfe,
-        "training evaluations": forest.train_nfe,
-        "trained edges": forest.trained_edges,
-        "images": forest.images,
-        AXIS: forest.rollout_nfe + TRAIN_WEIGHT * forest.train_nfe,
+        "nodes": (one.nodes, two.nodes),
+        "rollout evaluations": (one.rollout_nfe, two.rollout_nfe),
+        "training evaluations": (one.train_nfe, two.train_nfe),
+        "reference evaluations": (sketch.reference_nfe, other.reference_nfe),
+        "trained edges": (one.trained_edges, two.trained_edges),
+        "forward draws a leaf": (one.forward_draws, two.forward_draws),
+        "images": (one.images, two.images),
+        _axis([sketch, other]): (sketch.nfe, other.nfe),
+        "training evaluations, pruned": (prunes * sketch.kept_train_nfe, prunes * other.kept_train_nfe),
+        "trained edges, pruned": (prunes * sketch.kept_edges, prunes * other.kept_edges),
+        "nfe, pruned": (prunes * sketch.kept_nfe, prunes * other.kept_nfe),
     }
+
+
+def _axis(sketches: Sequence[Sketch]) -> str:
+    """What nfe adds up, with the reference where one is evaluated."""
+    reference = "reference + " if any(sketch.frozen for sketch in sketches) else ""
+    return f"nfe (rollout + {reference}{TRAIN_WEIGHT} x train)"
 
 
 def _ratio(cost: int, other: int) -> str:
