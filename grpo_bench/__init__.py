@@ -1,7 +1,7 @@
 """grpo-bench: which online-RL method buys the most reward for a diffusion or flow model, per unit of cost.
 
-The names below are the public API: all that a method or reward plugin may import. They load on first use, so that
-`grpo-bench --help` stays quick.
+The names below are the public API: all that a method or reward plugin, and its test, may import. They load on first
+use, so that `grpo-bench --help` stays quick.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from grpo_bench.forest.schedule import Schedule
     from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
     from grpo_bench.reward import Reward, RewardConfig
+    from grpo_bench.sampling.kernels import make_schedule
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _HOMES = {
     "MethodConfig": "method",
     "Reward": "reward",
     "RewardConfig": "reward",
+    "make_schedule": "sampling.kernels",
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "branching",
     "chains",
     "leaf_credit",
+    "make_schedule",
     "trunk",
     "zscore",
 ]

@@ -40,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+new_app = typer.Typer(help="Write the first files of your own plugin.", no_args_is_help=True)
+app.add_typer(new_app, name="new")
 
 
 class Kind(StrEnum):
@@ -227,6 +229,17 @@ def pretrain(
     from grpo_bench.terminal.display import show_pretraining
 
     _print_json(show_pretraining(output, steps=steps, seed=seed))
+
+
+@new_app.command("method")
+def new_method_(
+    name: Annotated[str, typer.Argument(help="The method's name, such as late-noise.")],
+    output: Annotated[Path, typer.Option(help="Folder of the two files.")] = Path(),
+) -> None:
+    """A small method that runs and passes `check` as it is, and its test: for you to change."""
+    from grpo_bench.scaffold.writer import new_method, what_next
+
+    typer.echo(what_next(new_method(name, output)))
 
 
 def main() -> NoReturn:

@@ -21,9 +21,9 @@ _REASONS = {
     errno.ENOSPC: "no space is left on the disk; free some and go on",
     errno.EDQUOT: "the disk quota is used up; free some space and go on",
     errno.EFBIG: "the file would exceed the allowed file size; raise the limit (ulimit -f) and go on",
-    errno.EROFS: "the disk is read-only; choose another folder with --results",
-    errno.EACCES: "writing there is not permitted; choose another folder with --results",
-    errno.EPERM: "writing there is not permitted; choose another folder with --results",
+    errno.EROFS: "the disk is read-only; choose another folder",
+    errno.EACCES: "writing there is not permitted; choose another folder",
+    errno.EPERM: "writing there is not permitted; choose another folder",
 }
 
 

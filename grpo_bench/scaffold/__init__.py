@@ -1,0 +1,1 @@
+"""`grpo-bench new`: the first files of somebody's plugin."""
