@@ -1,13 +1,12 @@
 """BranchGRPO (arXiv 2509.06040, section 3): one root, SDE at every step, K children at the split steps.
 
-Leaf rewards are fused upward, z-scored per depth inside a prompt's tree, and carried by the edge into the node. Where
-the released code differs from the paper, this follows the paper, but for the fusion's default:
+Leaf rewards are fused upward and z-scored per depth. This follows the paper but for the fusion's default:
 - Split noise: (xi_0 + s eta_b) / sqrt(1 + s^2) keeps every marginal N(0, I). The code draws independent siblings at 4
   times the std and scores them at 1 time, so its ratio is not the sampler's.
 - Fusion: the code's plain mean; `softmax` is the paper's, by path log-probs (the code's sees one edge only and sums).
-- The last step is ODE. The code and the published counts train it: `train_last`.
-- Width pruning keeps leaves. Ties make the code drop the late steps of all chains, or the leaves of another prompt.
-- Depth pruning slides to later steps (the code: to earlier ones, into the splits); the published cost needs 5 depths.
+- The last step is ODE; the code and the published counts train it: `train_last`. Depth pruning slides to later steps
+  (the code: to earlier ones); the published cost needs 5 depths.
+- Width pruning keeps leaves. Ties make the code drop the late steps of all chains, or another prompt's leaves.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class BranchConfig(MethodConfig):
     """Settings of BranchGRPO."""
 
     ddof: Literal[0, 1] = 1
-    """Delta degrees of freedom of that std (DanceGRPO, MixGRPO and BranchGRPO: 1)."""
+    """Delta degrees of freedom of that std."""
     branching: int = Field(2, ge=2)
     """Children of every node at a split; one child would leave nothing to compare."""
     splits: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
@@ -103,7 +102,7 @@ class BranchGRPO(Method[BranchConfig]):
         advantage_NP = rollout.combined(advantage)
         # Either way a depth sums to zero, but `grpo-bench check` also orders a declared group by mean rewards.
         group_N = np.where((forest.depth_N > 0) & (cfg.fusion == "mean"), forest.depth_N, -1)
-        group_NP = np.repeat(group_N[:, None], advantage_NP.shape[1], axis=1)
+        group_NP = np.broadcast_to(group_N[:, None], advantage_NP.shape)
         return Credit(advantage_NP, group_NP, self._kept(forest, advantage_NP))
 
     def _pruned_steps(self, iteration: int, last_split: int, steps: int) -> Bools:
@@ -115,8 +114,7 @@ class BranchGRPO(Method[BranchConfig]):
                 f"last of {steps} steps; use {steps - 1 - last_split} or less"
             )
         start = min(last_split + iteration // cfg.prune_every, latest)
-        step_T = np.arange(steps)
-        return (step_T >= start) & (step_T < start + cfg.prune_depth)
+        return np.isin(np.arange(steps), np.arange(start, start + cfg.prune_depth))
 
     def _kept(self, forest: Forest, advantage_NP: Floats) -> Bools | None:
         """Width pruning keeps all edges into the last split's children and above, and below them the chosen leaves'."""
@@ -128,14 +126,13 @@ class BranchGRPO(Method[BranchConfig]):
         family, best, worst = (images, quarter, quarter) if cfg.prune_width == "extreme" else (cfg.branching, 1, 0)
         chosen_LP = _chosen(advantage_NP[forest.leaves_L], family, best, worst)
         top_N = forest.depth_N <= forest.depth_N[forest.child_count_N > 1].max() + 1
-        kept_NP: Bools = top_N[:, None] | (forest.descendant_NL.astype(np.int64) @ chosen_LP > 0)
-        return kept_NP & forest.trained_N[:, None]
+        kept_NP: Bools = forest.trained_N[:, None] & (top_N[:, None] | (forest.descendant_NL @ chosen_LP))
+        return kept_NP
 
 
 def _fuse(forest: Forest, reward_LP: Floats, logit_NP: Floats) -> Floats:
     """Each node's leaves, averaged by the softmax of the sum of `logit_NP` on the way to them (N, P); 0 is the mean."""
-    # From the root, not from the node: what lies above the node is the same for all its leaves.
-    path_LP = logit_NP[forest.path_LD].sum(axis=1)
+    path_LP = logit_NP[forest.path_LD].sum(axis=1)  # from the root: what lies above a node is the same for its leaves
     value_NP = np.empty((forest.nodes, reward_LP.shape[1]))
     for node, below_L in enumerate(forest.descendant_NL):
         odds = np.exp(path_LP[below_L] - path_LP[below_L].max(axis=0))
