@@ -146,7 +146,7 @@ def list_(
 @app.command()
 def plan(
     method: Annotated[list[str], typer.Argument(help="Registered method; several with --compare.")],
-    compare: Annotated[bool, typer.Option("--compare", help="Put several methods side by side.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Several side by side; --set NAME.KEY=V for one.")] = False,
     steps: Steps = None,
     workload: Workload = None,
     recipe: Recipe = None,

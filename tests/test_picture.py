@@ -131,6 +131,18 @@ def test_costs_stand_below_each_panel() -> None:
         assert text in said, said
 
 
+def test_the_legend_names_what_occurs_and_nothing_else() -> None:
+    one, several = (
+        forest_figure([Sketch("nft", nft())]),
+        forest_figure([Sketch("flat", flat()), Sketch("tree", tree())]),
+    )
+
+    assert {"forward draws, trained", "deterministic step (ODE)", "image"} <= set(words(one))
+    assert not {"stochastic step (SDE), trained", "split", "nfe: rollout evaluations"} & set(words(one))
+    assert {"stochastic step (SDE), trained", "split", "nfe: rollout evaluations"} <= set(words(several))
+    assert not {"nfe: reference evaluations", "pruned after example rewards"} & set(words(several))
+
+
 def test_noise_is_a_wave_and_an_ode_step_is_smooth() -> None:
     forest = chains([1, 0.5, 0], 1, [True, False])
     layout = place(forest, 100, 50)

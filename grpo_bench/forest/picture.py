@@ -229,7 +229,8 @@ def _legend_entries(sketches: Sequence[Sketch]) -> list[tuple[str, str]]:
     found = {kind for sketch in sketches for kind in _kinds(sketch)}
     found |= {"draws" for sketch in sketches if sketch.forest.forward_draws}
     entries = [(kind, words) for kind, words in reversed(KINDS.items()) if kind in found]
-    entries += [("root", "initial noise"), ("split", "split"), ("leaf", "image")]
+    splits = any(sketch.forest.child_count_N.max() > 1 for sketch in sketches)
+    entries += [("root", "initial noise"), *([("split", "split")] if splits else []), ("leaf", "image")]
     if len(sketches) == 1:
         return entries
     frozen = any(sketch.frozen for sketch in sketches)
