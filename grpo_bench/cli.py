@@ -189,6 +189,45 @@ def plan(
 
 
 @app.command()
+def check(
+    method: Annotated[str | None, typer.Argument(help="Registered method; default: those of --plugin.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Check every registered method.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Closed forms only, in 10 s a method.")] = False,
+    set_: Sets = None,
+    plugin: Plugins = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON line only.")] = False,
+) -> None:
+    """Check a method's mathematics: ratios, credit, gradients, cost, ascent, resume, source. Fails with exit code 1."""
+    from time import perf_counter
+
+    from grpo_bench.terminal.verdict import (
+        findings_json,
+        print_finding,
+        print_heading,
+        print_summary,
+        print_verdict,
+        verdict_console,
+    )
+
+    _log_to_stderr(False)
+    defined = _load_plugins(plugin)
+    from grpo_bench.conformance.choose import subjects, verdict
+
+    console, results = verdict_console(quiet=json), {}
+    for subject in subjects(method, everything=all_, defined=defined, sets=set_ or [], fast=fast):
+        print_heading(subject.name, console)
+        started = perf_counter()
+        results[subject.name] = verdict(subject, lambda finding: print_finding(finding, console))
+        print_verdict(results[subject.name], perf_counter() - started, console)
+    if json:
+        _print_json({name: findings_json(found) for name, found in results.items()})
+    elif len(results) > 1:
+        print_summary(results, console)
+    if any(finding.passed is False for found in results.values() for finding in found):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
 def sample(
     run: Annotated[str, typer.Argument(help="A run's name or folder.")],
     prompt: Annotated[list[str], typer.Option(help="What to draw. Repeatable.")],
@@ -261,11 +300,11 @@ def _results_folder(results: Path | None) -> Path:
     return results or Path(os.environ.get("GRPO_BENCH_RESULTS") or "results/runs")
 
 
-def _load_plugins(plugins: list[str] | None) -> None:
+def _load_plugins(plugins: list[str] | None) -> list[str]:
+    """The names of the methods and rewards that the plugins define."""
     from grpo_bench.registry import load_plugin
 
-    for plugin in plugins or []:
-        load_plugin(plugin)
+    return [name for plugin in plugins or [] for name in load_plugin(plugin)]
 
 
 def _log_to_stderr(verbose: bool) -> None:

@@ -1,0 +1,133 @@
+"""Check 6: what a forest declares is what the ledger counts, after pruning too; weights are positive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+
+import numpy as np
+
+from grpo_bench.conformance.finding import Finding, Worst
+from grpo_bench.conformance.stage import Iteration, Stage
+from grpo_bench.conformance.subject import ITERATIONS, SEED, Subject
+from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.rollout import Bools, Credit
+from grpo_bench.metering.ledger import Counts, Ledger
+from grpo_bench.method import Method, MethodConfig
+from grpo_bench.sampling.engine import grow
+from grpo_bench.sampling.kernels import make_schedule
+from grpo_bench.training.objective import Batch, Diagnostics
+from grpo_bench.training.planning import frozen_evaluations
+
+RANDOM_FORESTS = 40
+
+
+def check_cost(subject: Subject) -> Iterator[Finding]:
+    """The method's own forests, and unless `fast` random ones, on the closed form."""
+    stage, method = Stage(subject, "gaussian", 2), subject.method()
+    cost, kept = Worst("cost", 0.0), []
+    faults: list[str] = []
+    for iteration in ITERATIONS:
+        ledger = Ledger()
+        made = stage.iterate(method, iteration, ledger)
+        faults += _weight_faults(made)
+        counted = _train(stage, method, made.batch, ledger)
+        declared = _declared(made.forest, _kept(made), method)
+        _compare(cost, declared, counted, f"the forest of iteration {iteration}")
+        kept.append(f"{declared.trained_edges}/{made.forest.trained_edges * len(stage.prompts)}")
+    done = f"{len(ITERATIONS)} forests of the method; edges kept: {', '.join(kept)}"
+    if not subject.fast:
+        _random(stage, method, cost)
+        done += f"; {RANDOM_FORESTS} random forests"
+    yield cost.finding(done, "")
+    yield Finding("weights", not faults, faults[0] if faults else f"positive and finite in {len(ITERATIONS)} forests")
+
+
+def _train(stage: Stage, method: Method[MethodConfig], batch: Batch, ledger: Ledger) -> Counts:
+    """Accumulate prompt by prompt, as a run with several updates does; everything counted since the ledger was new."""
+    objective, edges = stage.objective(method, ledger), 0
+    for prompt in range(len(stage.prompts)):
+        _, terms = objective.accumulate(batch, np.array([prompt]), Diagnostics.empty(batch.forest.steps))
+        edges += 0 if batch.forward else terms
+    ledger.count("trained_edges", edges)
+    ledger.count("images", int(np.prod(batch.trajectories.leaf_LPCHW.shape[:2])))
+    return ledger.counts()
+
+
+def _kept(made: Iteration) -> Bools:
+    keep_NP = made.credit.keep_NP
+    trained_NP: Bools = np.repeat(made.forest.trained_N[:, None], made.credit.advantage_NP.shape[1], axis=1)
+    return trained_NP if keep_NP is None else trained_NP & keep_NP
+
+
+def _declared(forest: Forest, keep_NP: Bools, method: Method[MethodConfig]) -> Counts:
+    train_nfe, edges = forest.kept_cost(keep_NP)
+    prompts = keep_NP.shape[1]
+    frozen = train_nfe * frozen_evaluations(forest, 0.0, method)
+    return Counts(forest.rollout_nfe * prompts, train_nfe, frozen, edges, forest.images * prompts)
+
+
+def _compare(worst: Worst, declared: Counts, counted: Counts, what: str) -> None:
+    for part in fields(Counts):
+        want, got = getattr(declared, part.name), getattr(counted, part.name)
+        worst.see(
+            abs(want - got),
+            f"cost: {what} declares {want} {part.name}, but {got} were counted; a forest and its keep_NP are the whole "
+            "cost of an iteration, and credit may narrow but not widen it",
+        )
+
+
+def _weight_faults(made: Iteration) -> Iterator[str]:
+    weight_N: object = made.weight_N  # whatever the plugin gave
+    forest = made.forest
+    if weight_N is None:
+        return
+    if not isinstance(weight_N, np.ndarray) or weight_N.shape != (forest.nodes,):
+        got = f"shape {weight_N.shape}" if isinstance(weight_N, np.ndarray) else type(weight_N).__name__
+        yield f"weights: they are None or an array of one number a node, of shape ({forest.nodes},), not {got}"
+        return
+    bad_E = ~(np.isfinite(weight_N[forest.trained_edges_E]) & (weight_N[forest.trained_edges_E] > 0))
+    if bad_E.any():
+        node = int(forest.trained_edges_E[np.argmax(bad_E)])
+        yield (
+            f"weights: the weight of the trained edge into node {node} is {weight_N[node]:g}, but weights are positive "
+            "and finite and never prune; use keep_NP to drop an edge, so that it is not paid for either"
+        )
+
+
+def _random(stage: Stage, method: Method[MethodConfig], worst: Worst) -> None:
+    """The method's loss on forests of any shape, with any pruning."""
+    rng = np.random.default_rng(SEED)
+    for number in range(RANDOM_FORESTS):
+        forest = random_forest(rng)
+        schedule = make_schedule(forest.sigmas, "dance-sde")
+        ledger, noise = Ledger(), stage.noise(number)
+        old_mean = "old_mean" in method.needs
+        grown = grow(forest, schedule, stage.handle(ledger), stage.conditioning, noise, old_mean=old_mean)
+        advantage_NP = rng.standard_normal((forest.nodes, len(stage.prompts)))
+        keep_NP = forest.trained_N[:, None] & (rng.random(advantage_NP.shape) < 0.6)
+        credit = Credit(advantage_NP, np.full(advantage_NP.shape, -1), keep_NP)
+        batch = replace(stage.batch(forest, grown, credit, None, noise), schedule=schedule)
+        counted = _train(stage, method, batch, ledger)
+        _compare(worst, _declared(forest, keep_NP, method), counted, f"random forest {number}")
+
+
+def random_forest(rng: np.random.Generator) -> Forest:
+    """Any forest of up to five steps: each node draws its children, each stochastic edge whether it is trained."""
+    steps = int(rng.integers(1, 6))
+    parent, depth, noisy = [-1] * int(rng.integers(1, 4)), [0], [False]
+    depth, noisy = depth * len(parent), noisy * len(parent)
+    frontier = list(range(len(parent)))
+    for step in range(steps):
+        born: list[int] = []
+        for node in frontier:
+            count = int(rng.integers(0, 4)) if len(parent) < 60 else 0
+            edges = [True] * count + [False] * (1 if count == 0 or rng.random() < 0.5 else 0)
+            born += range(len(parent), len(parent) + len(edges))
+            parent += [node] * len(edges)
+            noisy += edges
+        depth += [step + 1] * len(born)
+        frontier = born
+    stochastic_N = np.array(noisy)
+    trained_N = stochastic_N & (rng.random(len(noisy)) < 0.5)
+    return Forest(np.linspace(1, 0, steps + 1), np.array(parent), np.array(depth), stochastic_N, trained_N)

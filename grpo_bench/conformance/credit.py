@@ -1,0 +1,110 @@
+"""Check 2: advantages of a declared group sum to zero, do not see the reward's scale, and follow their prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from grpo_bench.conformance.finding import Finding, Worst
+from grpo_bench.conformance.scenes import PROMPTS, Change, Scene, Scored, play
+from grpo_bench.conformance.subject import Subject
+
+ROUNDING = 1e-6
+"""float64 sums of a few hundred z-scores err by 1e-13; a std at its floor of 1e-6 may magnify that to 1e-8."""
+AFFINE = 1e-4
+"""The rule's own bound. Rewards have a std of 4 or more, so that a paper's `std_eps` of 1e-4 changes 2.5 by 6e-5."""
+
+
+def check_credit(subject: Subject) -> Iterator[Finding]:
+    """Shapes first: what has the wrong shape is not asked anything else."""
+    faults = [fault for scored in play(subject, Scene()) for fault in _faults(scored)]
+    yield Finding("shapes", not faults, faults[0] if faults else "advantage_NP, group_NP and keep_NP")
+    if faults:
+        return
+    yield _zero_sum(subject)
+    yield _affine(subject)
+    yield _permutation(subject)
+
+
+def _faults(scored: Scored) -> Iterator[str]:
+    credit, shape = scored.credit, (scored.forest.nodes, len(PROMPTS))
+    parts: dict[str, tuple[object, str]] = {
+        "advantage_NP": (credit.advantage_NP, "f"),
+        "group_NP": (credit.group_NP, "iu"),
+    }
+    if credit.keep_NP is not None:
+        parts["keep_NP"] = (credit.keep_NP, "b")
+    names = {"f": "floats", "iu": "whole numbers", "b": "bools"}
+    for name, (values, kinds) in parts.items():
+        if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype.kind not in kinds:
+            got = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+            yield f"credit: {name} holds {names[kinds]}, one a node and prompt, of shape {shape}, not {got}"
+            return
+    if not np.isfinite(credit.advantage_NP).all():
+        node, prompt = np.argwhere(~np.isfinite(credit.advantage_NP))[0]
+        value = credit.advantage_NP[node, prompt]
+        yield f"credit: the advantage of node {node} of prompt {prompt} is {value}; give its std a floor"
+    if credit.keep_NP is not None and not (credit.keep_NP & scored.forest.trained_N[:, None]).any():
+        yield "credit: keep_NP drops every trained edge of every prompt, so that nothing is trained"
+
+
+def _zero_sum(subject: Subject) -> Finding:
+    worst, groups = Worst("zero-sum", ROUNDING), 0
+    for scored in play(subject, Scene()):
+        advantage_NP, group_NP = scored.credit.advantage_NP, scored.credit.group_NP
+        for prompt in range(len(PROMPTS)):
+            for group in np.unique(group_NP[:, prompt][group_NP[:, prompt] >= 0]).tolist():
+                member_N = group_NP[:, prompt] == group
+                total = float(advantage_NP[member_N, prompt].sum())
+                groups += 1
+                worst.see(
+                    abs(total),
+                    f"credit: the advantages of group {group} ({_depths(scored, member_N)}) of prompt {prompt} sum to "
+                    f"{total:.4g}, but a declared group sums to zero; declare -1 for nodes outside any group, or "
+                    "centre the advantages inside each group",
+                )
+    return worst.finding(f"{groups} declared groups", "the method declares no group (group_NP is -1 everywhere)")
+
+
+def _depths(scored: Scored, member_N: np.ndarray) -> str:
+    depths = np.unique(scored.forest.depth_N[member_N]).tolist()
+    return f"depth {depths[0]}" if len(depths) == 1 else f"depths {depths[0]} to {depths[-1]}"
+
+
+def _affine(subject: Subject) -> Finding:
+    worst = Worst("affine", AFFINE)
+    plain = play(subject, Scene())
+    for scale, shift in ((2.0, 70.0), (0.5, -9.0)):
+        changed = play(subject, Scene(change=_rescaled(scale, shift)))
+        for before, after in zip(plain, changed, strict=True):
+            difference_NP = np.abs(after.credit.advantage_NP - before.credit.advantage_NP)
+            node, prompt = (int(i) for i in np.unravel_index(np.argmax(difference_NP), difference_NP.shape))
+            values = (float(s.credit.advantage_NP[node, prompt]) for s in (before, after))
+            worst.see(
+                float(difference_NP[node, prompt]),
+                f"credit: with every reward r replaced by {scale:g} r {shift:+g} the advantage of node {node} of "
+                f"prompt {prompt} went from {next(values):.4g} to {next(values):.4g}, but a reward's scale and zero "
+                "point must not matter; subtract a mean and divide by a std",
+            )
+    return worst.finding("r -> 2 r + 70 and r -> r/2 - 9", "")
+
+
+def _rescaled(scale: float, shift: float) -> Change:
+    return lambda turn, reward_LP: scale * reward_LP + shift
+
+
+def _permutation(subject: Subject) -> Finding:
+    worst, order = Worst("permutation", ROUNDING), (2, 0, 3, 1)
+    for before, after in zip(play(subject, Scene()), play(subject, Scene(order=order)), strict=True):
+        difference_NP = np.abs(after.credit.advantage_NP - before.credit.advantage_NP[:, list(order)])
+        if before.credit.keep_NP is not None and after.credit.keep_NP is not None:
+            difference_NP = difference_NP + (after.credit.keep_NP != before.credit.keep_NP[:, list(order)])
+        node, place = (int(i) for i in np.unravel_index(np.argmax(difference_NP), difference_NP.shape))
+        worst.see(
+            float(difference_NP[node, place]),
+            f"credit: with the prompts in another order, node {node} of prompt {order[place]} has another advantage or "
+            f"is kept otherwise (off by {difference_NP[node, place]:.4g}); a prompt's place in the batch must not "
+            "matter",
+        )
+    return worst.finding("four prompts in another order", "")

@@ -1,0 +1,179 @@
+"""Where a method's forests are grown and trained on: a policy with a few encoded prompts, in the engine's own parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grpo_bench.conformance.subject import SEED, Subject
+from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.rollout import Credit, Floats, Rollout
+from grpo_bench.metering.ledger import Ledger
+from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
+from grpo_bench.policies.base import Policy
+from grpo_bench.sampling.engine import Trajectories, grow
+from grpo_bench.sampling.gaussian import GAUSSIAN_MEAN, Likelihood
+from grpo_bench.sampling.handle import Metered
+from grpo_bench.sampling.kernels import make_schedule
+from grpo_bench.sampling.noise import Noise
+from grpo_bench.training.behaviour import Behaviour
+from grpo_bench.training.forward import ForwardSamples
+from grpo_bench.training.objective import Batch, Diagnostics, Objective, default_clip
+from grpo_bench.training.planning import plan_forest
+from grpo_bench.training.session import load_policy, splits
+
+ADVANTAGE_CLIP = 5.0
+
+Reward = Callable[[Tensor, Sequence[str]], Floats]
+
+
+def mean_number(leaf_LPCHW: Tensor, prompts: Sequence[str]) -> Floats:
+    """A reward (L, P) of any latents: the mean of their numbers."""
+    values: Floats = leaf_LPCHW.flatten(2).double().mean(2).numpy()
+    return values
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration up to its updates: forest, latents, credit, and what the objective trains on."""
+
+    forest: Forest
+    grown: Trajectories
+    credit: Credit
+    weight_N: Floats | None
+    batch: Batch
+
+
+class Stage:
+    """A workload's policy on the CPU, its first prompts, and the method's schedule on it."""
+
+    def __init__(self, subject: Subject, workload: str, prompts: int) -> None:
+        config = subject.config(workload)
+        self.name = workload
+        self.policy: Policy = load_policy(config, torch.device("cpu"))
+        self.prompts = splits(config)["train"][:prompts]
+        self.conditioning = self.policy.encode(self.prompts)
+        self.policy.keep_reference()
+        sampling = config.sampling
+        grid = self.policy.grid(sampling.steps)
+        self.schedule = make_schedule(grid, sampling.kernel, sampling.noise, sampling.train_last)
+
+    def noise(self, iteration: int) -> Noise:
+        """The streams of an iteration."""
+        return Noise(SEED, iteration, self.prompts, self.policy.latent_shape)
+
+    def iterate(
+        self,
+        method: Method[MethodConfig],
+        iteration: int,
+        ledger: Ledger,
+        *,
+        reward: Reward = mean_number,
+        likelihood: Likelihood = GAUSSIAN_MEAN,
+    ) -> Iteration:
+        """Plan, grow, score and credit one iteration."""
+        forest, noise = plan_forest(method, SEED, iteration, self.schedule), self.noise(iteration)
+        handle = self.handle(ledger)
+        old_mean = "old_mean" in method.needs
+        grown = grow(forest, self.schedule, handle, self.conditioning, noise, likelihood=likelihood, old_mean=old_mean)
+        reward_LP, logp_NP = reward(grown.leaf_LPCHW, self.prompts), np.zeros((forest.nodes, len(self.prompts)))
+        logp_NP[forest.trained_edges_E] = grown.logp_EP.numpy()
+        credit = method.credit(Rollout(forest, {"r": reward_LP}, logp_NP, prompts=self.prompts))
+        weight_N = method.weights(forest, self.schedule)
+        batch = self.batch(forest, grown, credit, weight_N, noise)
+        return Iteration(forest, grown, credit, weight_N, batch)
+
+    def batch(
+        self, forest: Forest, grown: Trajectories, credit: Credit, weight_N: Floats | None, noise: Noise
+    ) -> Batch:
+        """What the objective trains on, as the trainer puts it together."""
+        edge_E = forest.trained_edges_E
+        advantage_NP = np.clip(credit.advantage_NP, -ADVANTAGE_CLIP, ADVANTAGE_CLIP)
+        everything_EP = np.ones((len(edge_E), len(self.prompts)), dtype=bool)
+        forward = None
+        if forest.forward_draws:
+            leaf_LP = advantage_NP[forest.leaves_L]
+            forward = ForwardSamples(forest, self.schedule, grown.leaf_LPCHW, leaf_LP, ADVANTAGE_CLIP, noise)
+        return Batch(
+            forest=forest,
+            schedule=self.schedule,
+            trajectories=grown,
+            conditioning=self.conditioning,
+            advantage_EP=advantage_NP[edge_E],
+            weight_E=np.ones(len(edge_E)) if weight_N is None else weight_N[edge_E],
+            keep_EP=everything_EP if credit.keep_NP is None else credit.keep_NP[edge_E],
+            forward=forward,
+        )
+
+    def handle(self, ledger: Ledger) -> Metered:
+        """The policy, charged to a ledger."""
+        return Metered(self.policy, ledger, guidance=1.0, batch=256)
+
+    def objective(
+        self,
+        method: Method[MethodConfig],
+        ledger: Ledger,
+        likelihood: Likelihood = GAUSSIAN_MEAN,
+        train_batch: int = 64,
+    ) -> Objective:
+        """The engine's objective for a method, with the current policy as the old one."""
+        return Objective(
+            method,
+            self.handle(ledger),
+            likelihood,
+            clip=default_clip(int(np.prod(self.policy.latent_shape))),
+            beta=0.0,
+            train_batch=train_batch,
+            behaviour=Behaviour(self.policy, wanted="old_policy" in method.needs),
+        )
+
+    def gradient(self, objective: Objective, batch: Batch, prompts: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """The loss's gradient by weight name, float64; the policy's own gradients are cleared."""
+        chosen = np.arange(len(self.prompts)) if prompts is None else np.array(prompts)
+        objective.accumulate(batch, chosen, Diagnostics.empty(batch.forest.steps))
+        gradients = {}
+        for name, weight in self.policy.parameters():
+            grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            gradients[name] = grad.detach().double().clone()
+            weight.grad = None
+        return gradients
+
+
+def stages(subject: Subject) -> list[Stage]:
+    """The closed form, and unless the subject is `fast` the tiny model of the real family; two prompts each."""
+    names = ["gaussian"] if subject.fast else ["gaussian", "shapes"]
+    return [Stage(subject, name, 2) for name in names]
+
+
+class Recorder(Method[MethodConfig]):
+    """A method's losses, with the micro-batches that the engine handed to them."""
+
+    def __init__(self, inner: Method[MethodConfig]) -> None:
+        super().__init__(inner.config)
+        self._inner = inner
+        self.name = inner.name  # type: ignore[misc]
+        self.needs, self.clip_scale = inner.needs, inner.clip_scale
+        self.edges: list[EdgeBatch] = []
+        self.draws: list[ForwardBatch] = []
+
+    def plan(self, *args: object) -> Forest:
+        """Not asked: the forest has been planned."""
+        raise AssertionError(args)
+
+    def log_ratio(self, batch: EdgeBatch) -> Tensor:
+        """See `Method.log_ratio`."""
+        return self._inner.log_ratio(batch)
+
+    def edge_loss(self, batch: EdgeBatch) -> Tensor:
+        """See `Method.edge_loss`."""
+        self.edges.append(batch)
+        return self._inner.edge_loss(batch)
+
+    def forward_loss(self, batch: ForwardBatch) -> Tensor:
+        """See `Method.forward_loss`."""
+        self.draws.append(batch)
+        return self._inner.forward_loss(batch)
