@@ -16,7 +16,7 @@ from grpo_bench_methods.branch import BranchConfig, BranchGRPO
 from grpo_bench_methods.mix import SlidingWindow, WindowConfig
 
 
-class BranchMixConfig(WindowConfig, BranchConfig):
+class BranchMixConfig(BranchConfig, WindowConfig):
     """Settings of BranchGRPO-Mix: BranchGRPO's and those of the window."""
 
     window: int = Field(4, ge=1)

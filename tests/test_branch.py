@@ -138,6 +138,11 @@ def test_branch_mixs_window_can_be_random_and_every_step() -> None:
     assert plan("branch-mix", window=9).same_as(plan("branch"))
 
 
+def test_branch_mix_has_the_papers_unbiased_std_as_branch_has() -> None:
+    # both bases of its config declare ddof, and BranchGRPO's must win
+    assert method("branch-mix").config.ddof == method("branch").config.ddof == 1
+
+
 def drawn_noise(forest: Forest, steps: int) -> Floats:
     """The noise that the engine drew for each stochastic edge (E, P, D); the policy's velocity is zero."""
     denoiser = LinearDenoiser(shape=(4, 32, 32), gain=0.0)
