@@ -49,6 +49,7 @@ class _Source(Generic[T]):
     origin: str
     version: str
     load: Callable[[], T]
+    module: str = ""
 
 
 class Registry(Generic[T]):
@@ -85,9 +86,12 @@ class Registry(Generic[T]):
         return [self._describe(name, source) for name, source in sorted(self._sources().items())]
 
     def add(self, name: str, load: Callable[[], T], *, origin: str, version: str = "") -> None:
-        """Register a plugin's class. A name that is taken, or that no file could have, is an error."""
+        """Register a plugin's class. A name that no file could have is an error, and so is one that is taken.
+
+        Its own file, installed and named once more, takes nothing: a command that worked before installing still does.
+        """
         taken = self._sources().get(check_name(name, self.kind))
-        if taken is not None:
+        if taken is not None and not _is_module(origin, taken.module):
             raise UserError(f"{self.kind} {name!r} from {origin} is already registered by {taken.origin}; rename one")
         self._plugins[name] = _Source(origin, version, load)
 
@@ -118,7 +122,7 @@ class Registry(Generic[T]):
         def load() -> T:
             return cast(T, point.load())
 
-        return _Source(origin, point.dist.version if point.dist is not None else "", load)
+        return _Source(origin, point.dist.version if point.dist is not None else "", load, point.module)
 
     def _describe(self, name: str, source: _Source[T]) -> Entry:
         try:
@@ -171,6 +175,17 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise UserError(f"plugin {str(path)!r} cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+def _is_module(target: str, module: str) -> bool:
+    """Whether a plugin (file or module name) is the module that an entry point names; looked up, not imported."""
+    if not module or not target.endswith(".py"):
+        return bool(module) and target == module
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve() == Path(target).resolve()
 
 
 def _import_module(name: str) -> ModuleType:

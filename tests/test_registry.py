@@ -188,6 +188,28 @@ def test_plugin_may_not_take_a_name(tmp_path: Path) -> None:
         load_plugin(path)
 
 
+@pytest.mark.parametrize("target", ["own_pair.py", "own_pair"])
+def test_an_installed_method_may_be_named_as_a_plugin_too(
+    installed: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    # given a method that is installed from the very file that --plugin names
+    points = "[grpo_bench.methods]\npair = own_pair:Pair\n"
+    distribution(installed, "third-party", points, own_pair=GOOD.format(name="pair"))
+    monkeypatch.chdir(installed)
+
+    assert load_plugin(target) == ["pair"]
+    assert METHODS.get("pair").paper == "1234.56789"
+
+
+def test_another_file_of_an_installed_methods_name_is_refused(installed: Path, tmp_path: Path) -> None:
+    points = "[grpo_bench.methods]\npair = own_pair:Pair\n"
+    distribution(installed, "third-party", points, own_pair=GOOD.format(name="pair"))
+    (tmp_path / "copy").mkdir()
+
+    with pytest.raises(UserError, match="is already registered by third-party"):
+        load_plugin(write(tmp_path / "copy", GOOD.format(name="pair"), "own_pair.py"))
+
+
 @pytest.mark.parametrize("name", ["My Method", "../flat", "x" * 65, "\\x1b[31mred"])
 def test_plugin_needs_a_name_that_a_run_can_carry(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="is not a valid name"):
