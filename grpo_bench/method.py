@@ -27,7 +27,7 @@ class MethodConfig(BaseModel):
 
     std: Literal["group", "global"] = "group"
     """Divide centred rewards by their group's std, or by the whole batch's."""
-    std_eps: float = Field(0.0, ge=0)
+    std_eps: float = Field(default=0.0, ge=0)
     """Constant added to that std (papers: 1e-4 Flow-GRPO, 1e-8 TreeGRPO)."""
     ddof: Literal[0, 1] = 0
     """Delta degrees of freedom of that std (DanceGRPO, MixGRPO and BranchGRPO: 1)."""
