@@ -42,7 +42,7 @@ def test_nothing_private_is_imported(path: Path) -> None:
     assert not [name for name in names if any(part.startswith("_") for part in name.split("."))]
 
 
-@pytest.mark.parametrize(("left", "right"), combinations(METHODS, 2), ids=lambda path: path.stem)
+@pytest.mark.parametrize(("left", "right"), list(combinations(METHODS, 2)), ids=lambda path: path.stem)
 def test_no_block_is_copied(left: Path, right: Path) -> None:
     shared = blocks(left) & blocks(right)
     assert not shared, "\n".join(max(shared))
