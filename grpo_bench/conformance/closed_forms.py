@@ -9,7 +9,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from grpo_bench.conformance.scenes import CONTINUOUS, Scene, Scored, play
 from grpo_bench.conformance.subject import ITERATIONS, SEED, Subject
+from grpo_bench.forest.rollout import Floats
 from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
 
 Form = tuple[str, float, float, str]
@@ -32,6 +34,51 @@ def tempflow_forms(subject: Subject) -> Iterator[Form]:
         f"(first step {got_E[0]:.4g}, wanted {wanted_E[0]:.4g})"
     )
     yield "weights std_i / mean std", off, 1e-9, sentence
+
+
+def tree_forms(subject: Subject) -> Iterator[Form]:
+    """An edge's advantage: the mean of the z-scores of the images below it."""
+    for scored in _scored(subject, "backup"):
+        z_LP = _zscore(scored.reward_LP, 0)
+        below_NL = scored.forest.descendant_NL
+        wanted_NP = below_NL @ z_LP / below_NL.sum(1, keepdims=True)
+        yield _against(scored, wanted_NP, "the mean of the z-scores of the images below it")
+
+
+def branch_forms(subject: Subject) -> Iterator[Form]:
+    """An edge's advantage: the z-score, over the nodes of its depth, of the mean reward of the images below it."""
+    for scored in _scored(subject, "fusion"):
+        below_NL = scored.forest.descendant_NL
+        mean_NP = below_NL @ scored.reward_LP / below_NL.sum(1, keepdims=True)
+        wanted_NP = np.zeros_like(mean_NP)
+        for depth in range(1, scored.forest.steps + 1):
+            nodes = scored.forest.depth_N == depth
+            wanted_NP[nodes] = _zscore(mean_NP[nodes], 1)
+        yield _against(scored, wanted_NP, "the z-score (ddof 1) of its mean reward over the nodes of its depth")
+
+
+def _scored(subject: Subject, key: str) -> list[Scored]:
+    """Iterations of the method's default settings, where children are averaged."""
+    return play(Subject(subject.name, {key: "mean"}, subject.sampling), Scene())
+
+
+def _zscore(reward_LP: Floats, ddof: int) -> Floats:
+    """Written out, for rewards that are not all equal."""
+    std_P = reward_LP.std(axis=0, ddof=ddof) if len(reward_LP) > 1 else np.zeros(reward_LP.shape[1])
+    scored: Floats = (reward_LP - reward_LP.mean(axis=0)) / np.maximum(std_P, 1e-6)
+    return scored
+
+
+def _against(scored: Scored, wanted_NP: Floats, rule: str) -> Form:
+    edge_E = scored.forest.trained_edges_E
+    off_EP = np.abs(scored.credit.advantage_NP - wanted_NP)[edge_E, :CONTINUOUS]
+    edge, prompt = np.unravel_index(np.argmax(off_EP), off_EP.shape)
+    node = int(edge_E[edge])
+    sentence = (
+        f"credit: the advantage of node {node} (depth {scored.forest.depth_N[node]}) of prompt {prompt} is {rule}, "
+        f"{wanted_NP[node, prompt]:.4g}, but {scored.credit.advantage_NP[node, prompt]:.4g} was given"
+    )
+    return rule, float(off_EP[edge, prompt]), 1e-9, sentence
 
 
 def guard_forms(subject: Subject) -> Iterator[Form]:

@@ -20,6 +20,7 @@ from grpo_bench.training.objective import Batch, Diagnostics
 from grpo_bench.training.planning import frozen_evaluations
 
 RANDOM_FORESTS = 40
+NARROW = "a forest and its keep_NP are the whole cost of an iteration, and credit may narrow but not widen it"
 
 
 def check_cost(subject: Subject) -> Iterator[Finding]:
@@ -32,7 +33,9 @@ def check_cost(subject: Subject) -> Iterator[Finding]:
         made = stage.iterate(method, iteration, ledger)
         faults += _weight_faults(made)
         counted = _train(stage, method, made.batch, ledger)
-        declared = _declared(made.forest, _kept(made), method)
+        declared = _declared(made.planned, _kept(made), method)
+        if not made.forest.same_as(made.planned):
+            cost.see(np.inf, f"credit: it changed the forest of iteration {iteration}; {NARROW}")
         _compare(cost, declared, counted, f"the forest of iteration {iteration}")
         kept.append(f"{declared.trained_edges}/{made.forest.trained_edges * len(stage.prompts)}")
     done = f"{len(ITERATIONS)} forests of the method; edges kept: {', '.join(kept)}"
@@ -56,7 +59,7 @@ def _train(stage: Stage, method: Method[MethodConfig], batch: Batch, ledger: Led
 
 def _kept(made: Iteration) -> Bools:
     keep_NP = made.credit.keep_NP
-    trained_NP: Bools = np.repeat(made.forest.trained_N[:, None], made.credit.advantage_NP.shape[1], axis=1)
+    trained_NP: Bools = np.repeat(made.planned.trained_N[:, None], made.credit.advantage_NP.shape[1], axis=1)
     return trained_NP if keep_NP is None else trained_NP & keep_NP
 
 
@@ -72,8 +75,7 @@ def _compare(worst: Worst, declared: Counts, counted: Counts, what: str) -> None
         want, got = getattr(declared, part.name), getattr(counted, part.name)
         worst.see(
             abs(want - got),
-            f"cost: {what} declares {want} {part.name}, but {got} were counted; a forest and its keep_NP are the whole "
-            "cost of an iteration, and credit may narrow but not widen it",
+            f"cost: {what} declares {want} {part.name}, but {got} were counted; {NARROW}",
         )
 
 

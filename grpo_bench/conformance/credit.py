@@ -95,8 +95,11 @@ def _rescaled(scale: float, shift: float) -> Change:
 
 
 def _permutation(subject: Subject) -> Finding:
-    worst, order = Worst("permutation", ROUNDING), (2, 0, 3, 1)
-    for before, after in zip(play(subject, Scene()), play(subject, Scene(order=order)), strict=True):
+    """Another order in each iteration: a prompt is known by its text, not by its place."""
+    worst = Worst("permutation", ROUNDING)
+    played = zip(play(subject, Scene()), play(subject, Scene(order=_order)), strict=True)
+    for turn, (before, after) in enumerate(played):
+        order = _order(turn)
         difference_NP = np.abs(after.credit.advantage_NP - before.credit.advantage_NP[:, list(order)])
         if before.credit.keep_NP is not None and after.credit.keep_NP is not None:
             difference_NP = difference_NP + (after.credit.keep_NP != before.credit.keep_NP[:, list(order)])
@@ -107,4 +110,9 @@ def _permutation(subject: Subject) -> Finding:
             f"is kept otherwise (off by {difference_NP[node, place]:.4g}); a prompt's place in the batch must not "
             "matter",
         )
-    return worst.finding("four prompts in another order", "")
+    return worst.finding("four prompts in another order in each iteration", "")
+
+
+def _order(turn: int) -> list[int]:
+    places = (2, 0, 3, 1)
+    return [places[(place - turn) % len(places)] for place in range(len(places))]

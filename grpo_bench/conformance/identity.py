@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grpo_bench.conformance.closed_forms import guard_forms, nft_forms, tempflow_forms
-from grpo_bench.conformance.finding import Finding, Worst
+from grpo_bench.conformance.closed_forms import branch_forms, guard_forms, nft_forms, tempflow_forms, tree_forms
+from grpo_bench.conformance.finding import Finding, Worst, blame
 from grpo_bench.conformance.subject import SEED, Subject
+from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Bools, Floats, Rollout
 from grpo_bench.registry import METHODS
@@ -43,6 +44,10 @@ class Pair:
     left: Side
     right: Side
     prompts: int = 2
+
+    def describe(self) -> str:
+        """The rule in words."""
+        return f"{self.left.describe()} must equal {self.right.describe()}"
 
 
 def pairs(steps: int) -> Iterator[Pair]:
@@ -76,9 +81,12 @@ def _split(step: int) -> dict[str, object]:
 
 
 FORMS: Mapping[str, Callable[[Subject], Iterator[tuple[str, float, float, str]]]] = {
+    "branch": branch_forms,
+    "branch-mix": branch_forms,
     "guard": guard_forms,
     "nft": nft_forms,
     "tempflow": tempflow_forms,
+    "tree": tree_forms,
 }
 """Name -> (what, deviation, bound, sentence) of each closed form."""
 
@@ -95,7 +103,10 @@ def check_identity(subject: Subject) -> Iterator[Finding]:
     worst = Worst("identity", ROUNDING)
     for pair in named:
         left, right = (_subject(subject, side) for side in (pair.left, pair.right))
-        worst.see(*_difference(pair, left, right))
+        try:
+            worst.see(*_difference(pair, left, right))
+        except UserError as error:
+            worst.see(np.inf, f"{pair.describe()}, but {blame(subject, error)}")
     partners = sorted({side.name for pair in named for side in (pair.left, pair.right)} - {subject.identity})
     yield worst.finding(f"{len(named)} pairs with {', '.join(partners)}", "no identity names this method")
     if subject.identity in FORMS:
@@ -110,7 +121,7 @@ def _subject(subject: Subject, side: Side) -> Subject:
 
 def _difference(pair: Pair, left: Subject, right: Subject) -> tuple[float, str]:
     """How far two sides are apart, and the sentence that says it."""
-    names = f"{pair.left.describe()} must equal {pair.right.describe()}"
+    names = pair.describe()
     forests = [_forest(subject, side) for subject, side in ((left, pair.left), (right, pair.right))]
     if not forests[0].same_as(forests[1]):
         costs = [f"{f.trained_edges} trained edges at steps {_steps(f)}" for f in forests]
@@ -155,4 +166,4 @@ def _closed_forms(subject: Subject) -> Finding:
         if not figure <= bound:
             return Finding("closed-form", False, sentence, figure, bound)
         done.append(what)
-    return Finding("closed-form", True, "; ".join(done))
+    return Finding("closed-form", True, "; ".join(dict.fromkeys(done)))

@@ -218,6 +218,12 @@ def _forward_direction(method: Method[MethodConfig], batches: list[ForwardBatch]
         draws += len(batch.t)
         off = batch.v.detach() - (batch.x_t - batch.x_0) / batch.t.view(-1, 1, 1, 1)
         pull = {a: (s * off).flatten(1).sum(1) for a, s in slope.items()}
+        largest, unit = float(slope[0.0].abs().max()), float(slope[1.0].abs().max())
+        if not largest <= 1e-5 * unit:
+            faults.append(
+                f"forward_loss: with advantage 0 at the unchanged policy the gradient is {largest:.3g} (with praise "
+                f"{unit:.3g}); what is neither good nor bad must not be pushed"
+            )
         if not bool((pull[1.0] > 0).all()):
             faults.append(
                 "forward_loss: for a praised image a step against the gradient takes the velocity away from the one "
@@ -227,11 +233,5 @@ def _forward_direction(method: Method[MethodConfig], batches: list[ForwardBatch]
             faults.append(
                 "forward_loss: for a blamed image a step against the gradient takes the velocity nearer to the one "
                 "that makes this image; what was not rewarded must not become likelier"
-            )
-        largest, unit = float(slope[0.0].abs().max()), float(slope[1.0].abs().max())
-        if not largest <= 1e-5 * unit:
-            faults.append(
-                f"forward_loss: with advantage 0 at the unchanged policy the gradient is {largest:.3g} (with praise "
-                f"{unit:.3g}); what is neither good nor bad must not be pushed"
             )
     return Finding("direction", not faults, faults[0] if faults else f"{draws} draws, praised, neutral and blamed")

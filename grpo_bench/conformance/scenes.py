@@ -19,6 +19,7 @@ CONTINUOUS = 2
 """The first so many prompts have rewards without ties."""
 
 Change = Callable[[int, Floats], Floats]
+Order = Callable[[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,14 @@ class Scored:
 
 @dataclass(frozen=True)
 class Scene:
-    """Iterations of one method instance in a row. `change(turn, reward_LP)` alters the rewards, `order` the prompts."""
+    """Iterations of one method instance in a row.
+
+    `change(turn, reward_LP)` alters the rewards, `order(turn)` the places of the prompts in the batch.
+    """
 
     iterations: Sequence[int] = ITERATIONS
     change: Change = lambda turn, reward_LP: reward_LP
-    order: Sequence[int] = tuple(range(len(PROMPTS)))
+    order: Order = lambda turn: range(len(PROMPTS))
 
     def altered(self, change: Change) -> Scene:
         """The same iterations with other rewards."""
@@ -48,10 +52,11 @@ def play(subject: Subject, scene: Scene) -> list[Scored]:
     method, played = subject.method(), []
     for turn, iteration in enumerate(scene.iterations):
         forest = plan_forest(method, SEED, iteration, subject.schedule)
-        reward_LP = scene.change(turn, rewards(turn, forest))[:, list(scene.order)]
+        order = list(scene.order(turn))
+        reward_LP = scene.change(turn, rewards(turn, forest))[:, order]
         # Every trained edge is equally likely, so that softmax weights are those of the plain mean.
         logp_NP = np.where(forest.trained_N, -1.0, 0.0)[:, None] * np.ones((1, len(PROMPTS)))
-        prompts = tuple(PROMPTS[p] for p in scene.order)
+        prompts = tuple(PROMPTS[p] for p in order)
         credit = method.credit(Rollout(forest, {"r": reward_LP.copy()}, logp_NP, prompts=prompts))
         played.append(Scored(forest, reward_LP, credit))
     return played

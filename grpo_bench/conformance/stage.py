@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,9 +39,13 @@ def mean_number(leaf_LPCHW: Tensor, prompts: Sequence[str]) -> Floats:
 
 @dataclass(frozen=True)
 class Iteration:
-    """One iteration up to its updates: forest, latents, credit, and what the objective trains on."""
+    """One iteration up to its updates: forest, latents, credit, and what the objective trains on.
+
+    `planned` is the forest as it was before the method's credit saw it.
+    """
 
     forest: Forest
+    planned: Forest
     grown: Trajectories
     credit: Credit
     weight_N: Floats | None
@@ -77,6 +81,7 @@ class Stage:
     ) -> Iteration:
         """Plan, grow, score and credit one iteration."""
         forest, noise = plan_forest(method, SEED, iteration, self.schedule), self.noise(iteration)
+        planned = replace(forest)
         handle = self.handle(ledger)
         old_mean = "old_mean" in method.needs
         grown = grow(forest, self.schedule, handle, self.conditioning, noise, likelihood=likelihood, old_mean=old_mean)
@@ -85,7 +90,7 @@ class Stage:
         credit = method.credit(Rollout(forest, {"r": reward_LP}, logp_NP, prompts=self.prompts))
         weight_N = method.weights(forest, self.schedule)
         batch = self.batch(forest, grown, credit, weight_N, noise)
-        return Iteration(forest, grown, credit, weight_N, batch)
+        return Iteration(forest, planned, grown, credit, weight_N, batch)
 
     def batch(
         self, forest: Forest, grown: Trajectories, credit: Credit, weight_N: Floats | None, noise: Noise
