@@ -229,6 +229,19 @@ def test_untouched_its_test_passes(tmp_path: Path) -> None:
     assert "3 passed" in done.stdout
 
 
+@pytest.mark.slow
+def test_its_checks_notice_a_flipped_sign(tmp_path: Path) -> None:
+    # given the change that CONTRIBUTING.md suggests trying
+    flipped = "replace(credit, advantage_NP=-credit.advantage_NP"
+    assert f"`{flipped})`" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    plugin = new_method("late", tmp_path).plugin
+    plugin.write_text(plugin.read_text(encoding="utf-8").replace("replace(credit", flipped), encoding="utf-8")
+
+    done = cli_here("check", "late", "--plugin", str(plugin), "--fast")
+
+    assert done.returncode == 1 and "credit: raising the reward of leaf" in " ".join(done.stdout.split())
+
+
 def test_new_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom grpo_bench.scaffold.writer import new_method\n"
