@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from grpo_bench.forest.rollout import Credit, Rollout, back_up, leaf_credit, zscore
     from grpo_bench.forest.schedule import Schedule
     from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
-    from grpo_bench.reward import Reward, RewardConfig
+    from grpo_bench.reward import Reward, RewardConfig, WeightsFile
     from grpo_bench.sampling.kernels import make_schedule
 
 __version__ = "0.1.0"
@@ -38,6 +38,7 @@ _HOMES = {
     "MethodConfig": "method",
     "Reward": "reward",
     "RewardConfig": "reward",
+    "WeightsFile": "reward",
     "make_schedule": "sampling.kernels",
 }
 
@@ -53,6 +54,7 @@ __all__ = [
     "Rollout",
     "Schedule",
     "UserError",
+    "WeightsFile",
     "__version__",
     "back_up",
     "branching",

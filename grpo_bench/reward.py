@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from grpo_bench.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A published file that a reward reads: `file` of the hub's repository `repo`.
+
+    `size` is in bytes, 0 where unknown; `sha256` is empty where nobody has checked it.
+    """
+
+    repo: str
+    file: str
+    sha256: str = ""
+    size: int = 0
 
 
 class RewardConfig(BaseModel):
@@ -17,18 +35,35 @@ class RewardConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    batch: int = Field(64, ge=1)
+    """Images scored at once; more need more memory."""
+
 
 C = TypeVar("C", bound=RewardConfig, covariant=True)
 
 
 class Reward(ABC, Generic[C]):
-    """Base class of a reward plugin. Its docstring's first line is its summary in `grpo-bench list`."""
+    """Base class of a reward plugin. Its docstring's first line is its summary in `grpo-bench list`.
+
+    A plugin implements `score`; the engine calls `judge`, which cuts any number of images into batches. A reward sees
+    images and prompts and nothing of the method.
+    """
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     Config: ClassVar[type[RewardConfig]] = RewardConfig
     range: ClassVar[tuple[float, float]]
     """Smallest and largest score it can give; higher is better, always."""
+    resolution: ClassVar[int | None] = None
+    """Pixels a side that it sees of an image; None: the image as it is."""
+    token_limit: ClassVar[int | None] = None
+    """Tokens of a prompt that it reads, marks of beginning and end included; None: all, or no prompt at all."""
+    weights: ClassVar[tuple[WeightsFile, ...]] = ()
+    """The published files that it may read; empty where it needs none, and so works without a network."""
+    licence: ClassVar[str] = ""
+    """Licence of the weights; empty where there are none."""
+    commercial: ClassVar[bool | None] = None
+    """Whether that licence allows commercial use; None: it does not say, or there are no weights."""
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -43,3 +78,55 @@ class Reward(ABC, Generic[C]):
     def components(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Mapping[str, Tensor]:
         """Named parts of the score, each (B,), stored beside it in the points. Empty where there are none."""
         return {}
+
+    def score_and_components(self, images_BCHW: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Both of the above; override it where they share work."""
+        return self.score(images_BCHW, prompts), self.components(images_BCHW, prompts)
+
+    def files(self) -> tuple[Path, ...]:
+        """The weight files that this reward reads, fetched if they must be; asked before a run's folder is made.
+
+        Raises:
+            UserError: one cannot be had; the sentence names it, its size, and where to put it.
+        """
+        return ()
+
+    def load(self, device: torch.device) -> None:
+        """Read the weights, if there are any, on to `device`. Asked during setup; `score` loads what is not loaded.
+
+        Raises:
+            UserError: a file is not what it should be.
+        """
+
+    def judge(self, images_BCHW: Tensor, prompts: Sequence[str], *, components: bool = False) -> dict[str, Tensor]:
+        """The scores (B,) under the reward's name, and its components if asked for; `config.batch` images at a time.
+
+        Raises:
+            ValueError: there are not as many prompts as images.
+            UserError: the reward returned another shape.
+        """
+        import torch
+
+        if len(images_BCHW) != len(prompts):
+            raise ValueError(f"{len(images_BCHW)} images need as many prompts, not {len(prompts)}")
+        pieces: dict[str, list[Tensor]] = {}
+        with torch.no_grad():
+            for start in range(0, len(prompts), self.config.batch):
+                part = slice(start, start + self.config.batch)
+                for name, score_B in self._scored(images_BCHW[part], prompts[part], components=components).items():
+                    pieces.setdefault(name, []).append(score_B)
+        return {name: torch.cat(found) for name, found in pieces.items()}
+
+    def _scored(self, images_BCHW: Tensor, prompts: Sequence[str], *, components: bool) -> dict[str, Tensor]:
+        if components:
+            score_B, parts = self.score_and_components(images_BCHW, prompts)
+        else:
+            score_B, parts = self.score(images_BCHW, prompts), {}
+        found = {self.name: score_B, **parts}
+        for name, value_B in found.items():
+            if tuple(value_B.shape) != (len(prompts),):
+                raise UserError(
+                    f"reward {name!r} returned scores of shape {tuple(value_B.shape)} for {len(prompts)} images; "
+                    f"return ({len(prompts)},)"
+                )
+        return found

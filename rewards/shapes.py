@@ -28,13 +28,16 @@ class ShapesReward(Reward[RewardConfig]):
 
     def score(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Mean of the two components."""
-        correct_B, appeal_B = _judged(images_BCHW, prompts)
-        return (correct_B + appeal_B) / 2
+        return self.score_and_components(images_BCHW, prompts)[0]
 
     def components(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Mapping[str, Tensor]:
         """Both components, stored beside the mean."""
+        return self.score_and_components(images_BCHW, prompts)[1]
+
+    def score_and_components(self, images_BCHW: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Mean and components of one look at the pixels."""
         correct_B, appeal_B = _judged(images_BCHW, prompts)
-        return {"shapes-correctness": correct_B, "shapes-appeal": appeal_B}
+        return (correct_B + appeal_B) / 2, {"shapes-correctness": correct_B, "shapes-appeal": appeal_B}
 
 
 class ShapesCorrectness(Reward[RewardConfig]):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from grpo_bench.config import RewardSection, validated
@@ -43,28 +42,23 @@ def score(reward: Reward[RewardConfig], images_BCHW: Tensor, prompts: Sequence[s
         UserError: the reward returned another shape.
         Diverged: a score is NaN or infinite.
     """
-    with torch.no_grad():
-        score_B = reward.score(images_BCHW, prompts)
-    return checked(reward.name, score_B, len(prompts))
+    return checked(reward.name, reward.judge(images_BCHW, prompts)[reward.name])
 
 
 def score_parts(reward: Reward[RewardConfig], images_BCHW: Tensor, prompts: Sequence[str]) -> dict[str, Floats]:
-    """The reward's score and its components by name, each (B,)."""
-    parts = {reward.name: score(reward, images_BCHW, prompts)}
-    with torch.no_grad():
-        for name, score_B in reward.components(images_BCHW, prompts).items():
-            parts[name] = checked(name, score_B, len(prompts))
-    return parts
+    """The reward's score and its components by name, each (B,), from one pass over the images."""
+    judged = reward.judge(images_BCHW, prompts, components=True)
+    return {name: checked(name, score_B) for name, score_B in judged.items()}
 
 
-def checked(name: str, score_B: Tensor, batch: int) -> Floats:
-    """Scores as float64, after the checks named in `score`."""
+def checked(name: str, score_B: Tensor) -> Floats:
+    """Scores as float64.
+
+    Raises:
+        Diverged: one of them is NaN or infinite.
+    """
     values = np.asarray(score_B.detach().cpu(), dtype=np.float64)
-    if values.shape != (batch,):
-        raise UserError(
-            f"reward {name!r} returned scores of shape {values.shape} for {batch} images; return ({batch},)"
-        )
     if not np.isfinite(values).all():
         bad = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise Diverged(f"reward {name!r} gave {values[bad]} for image {bad} of {batch}")
+        raise Diverged(f"reward {name!r} gave {values[bad]} for image {bad} of {len(values)}")
     return values
