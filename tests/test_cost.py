@@ -99,10 +99,13 @@ def test_the_methods_own_forests_cost_what_they_declare(name: str, guidance: flo
         ("flat", {}, 10, (240, 216, 216, 24)),
         ("flat", {"shared_noise": True}, 10, (217, 193, 216, 24)),
         ("mix", {"shared_noise": False}, 10, (240, 72, 72, 24)),
-        # start i = 4: i + 1 + G (T - i - 1), 1 + G (w - 1), G w, G
-        ("mix", {"schedule": "fixed", "window_start": 4}, 10, (125, 49, 72, 24)),
+        # start i: i + 1 + G (T - i - 1), 1 + G (w - 1), G w, G
+        *[("mix", {"schedule": "fixed", "window_start": i}, 10, (i + 1 + 24 * (9 - i), 49, 72, 24)) for i in range(7)],
         ("tree", {"window_start": 0}, 10, (202, 13, 39, 27)),
         ("tree", {"window_start": 0, "branching": 4}, 10, (469, 21, 84, 64)),
+        ("tree", {"window_start": 0, "branching": 2}, 10, (63, 7, 14, 8)),
+        ("tree", {"window_start": 0, "branching": 2, "window": 4}, 10, (111, 15, 30, 16)),
+        ("tree", {"window_start": 0, "branching": 5, "window": 2}, 10, (206, 6, 30, 25)),
         ("branch", {}, 20, (203, 187, 202, 16)),
         ("branch", {}, 10, (99, 83, 98, 16)),
         ("branch", {"prune_width": "parent-top1"}, 20, (203, 115, 130, 16)),
@@ -124,6 +127,18 @@ def test_a_methods_counts_are_what_the_ledger_counts(
     keep_NP = kept(chosen, forest, len(PROMPTS))
     assert declared(forest, keep_NP) == Counts(*(len(PROMPTS) * n for n in (*counts[:2], 0, *counts[2:])))
     assert spend(forest, on, keep_NP) == declared(forest, keep_NP)
+
+
+@pytest.mark.parametrize(
+    ("iteration", "counts"), [(0, (115, 122)), (29, (115, 122)), (30, (107, 122)), (999, (107, 122))]
+)
+def test_the_depth_windows_counts_are_what_the_ledger_counts(iteration: int, counts: tuple[int, int]) -> None:
+    # depths 10 to 14 at first: the split's own 8 parents and 4 x 16 below it; then 16 parents a depth, to 15 to 19
+    chosen, on = method("branch", prune_depth=5), schedule(20)
+    forest = chosen.plan(iteration, np.random.default_rng(0), on)
+    counted = spend(forest, on, kept(chosen, forest, len(PROMPTS)))
+    assert counted == declared(forest, everything(forest))
+    assert (counted.train_nfe, counted.trained_edges) == tuple(len(PROMPTS) * n for n in counts)
 
 
 def test_the_published_branch_recipe_counts_the_last_step() -> None:
