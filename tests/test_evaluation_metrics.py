@@ -11,7 +11,7 @@ from tiny import make, policy
 
 from grpo_bench.config import EvaluationSection, RewardSection
 from grpo_bench.errors import Diverged
-from grpo_bench.evaluation.diversity import features, pairwise_distance, per_prompt, tripwires, vendi
+from grpo_bench.evaluation.diversity import across_prompts, features, pairwise_distance, per_prompt, tripwires, vendi
 from grpo_bench.evaluation.evaluator import Evaluator, to_bytes, to_images
 from grpo_bench.evaluation.scoring import make_rewards
 from grpo_bench.metering.ledger import Ledger
@@ -66,6 +66,32 @@ def test_per_prompt_averages_over_prompts_and_never_across_them() -> None:
     assert columns["diversity"] == pytest.approx((0 + 1) / 2)
     # two equal images count as one, black and white as two
     assert columns["vendi"] == pytest.approx(1.5, abs=1e-4)
+
+
+def test_vendi_of_orthogonal_kernels_is_exact_in_closed_form() -> None:
+    # given images: two blacks and two whites, a kernel of two blocks of ones (to exp(-1 / 0.08) = 4e-6)
+    assert vendi(features(plain(0, 0, 255, 255))) == pytest.approx(2, abs=1e-4)
+    assert vendi(features(plain(7))) == pytest.approx(1)
+    # three points at one distance d: eigenvalues (1 + 2k) / 3 and twice (1 - k) / 3, k = exp(-d^2 / 0.08), d^2 = 0.02
+    k = np.exp(-0.25)
+    share = np.array([1 + 2 * k, 1 - k, 1 - k]) / 3
+    points = np.sqrt(0.02 * 3 / 2) * np.eye(3)
+    assert vendi(points) == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+
+
+def test_across_prompts_compares_different_prompts_only() -> None:
+    # given two prompts of two images: each prompt's own differ, those of one place are alike
+    images, prompt_B = plain(0, 255, 0, 255), np.array([0, 0, 1, 1])
+    columns = across_prompts(images, prompt_B)
+    assert columns["diversity_across"] == 0
+    assert columns["vendi_across"] == pytest.approx(1)
+    assert per_prompt(images, prompt_B)["diversity"] == pytest.approx(1)
+    # and the other way round: one picture a prompt, different ones between the prompts, in any order
+    columns = across_prompts(plain(0, 255, 0, 255), np.array([0, 1, 0, 1]))
+    assert columns["diversity_across"] == pytest.approx(1)
+    assert columns["vendi_across"] == pytest.approx(2, abs=1e-4)
+    # a single prompt has nothing to differ from
+    assert across_prompts(plain(0, 255), np.array([0, 0]))["diversity_across"] == 0
 
 
 def test_tripwires_of_a_plain_image() -> None:
@@ -173,6 +199,7 @@ def test_evaluation_columns_are_means_of_the_stored_images(pipeline: Path) -> No
     assert out.columns["proxy"] == 0.5 * out.columns["reward/jpeg-incompressibility"]
     assert out.columns["gold"] == out.columns["reward/jpeg-compressibility"]
     assert out.columns["luminance"] == tripwires(flat)["luminance"]
+    assert out.columns["diversity_across"] == across_prompts(flat, np.repeat(np.arange(3), 2))["diversity_across"] > 0
     assert out.columns["diversity"] == per_prompt(flat, np.repeat(np.arange(3), 2))["diversity"] > 0
 
 

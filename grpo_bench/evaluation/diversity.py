@@ -30,13 +30,17 @@ def features(images: Images) -> Floats:
     return cells.reshape(batch, -1)
 
 
+def _square(feature_BD: Floats) -> Floats:
+    """Mean square difference of each pair (B, B), a row at a time: not all at once, for the memory."""
+    return np.stack([((feature_D - feature_BD) ** 2).mean(-1) for feature_D in feature_BD])
+
+
 def pairwise_distance(feature_BD: Floats) -> float:
     """Mean root-mean-square difference over all pairs of one prompt's images; 0 for fewer than two."""
     if len(feature_BD) < 2:
         return 0.0
-    square = ((feature_BD[:, None] - feature_BD[None]) ** 2).mean(-1)
     pairs = np.triu_indices(len(feature_BD), 1)
-    return float(np.sqrt(square[pairs]).mean())
+    return float(np.sqrt(_square(feature_BD)[pairs]).mean())
 
 
 def vendi(feature_BD: Floats) -> float:
@@ -45,8 +49,7 @@ def vendi(feature_BD: Floats) -> float:
     The effective number of different images, 1 .. B. The kernel is exp(-d^2 / (2 WIDTH^2)) of the root-mean-square
     difference d, so that a black and a white image count as two.
     """
-    square_BB = ((feature_BD[:, None] - feature_BD[None]) ** 2).mean(-1)
-    eigen = np.linalg.eigvalsh(np.exp(-square_BB / (2 * WIDTH**2)) / len(feature_BD))
+    eigen = np.linalg.eigvalsh(np.exp(-_square(feature_BD) / (2 * WIDTH**2)) / len(feature_BD))
     eigen = eigen[eigen > 1e-12]
     return float(np.exp(-(eigen * np.log(eigen)).sum()))
 
@@ -58,6 +61,21 @@ def per_prompt(images: Images, prompt_B: npt.NDArray[np.int64]) -> dict[str, flo
     return {
         "diversity": float(np.mean([pairwise_distance(group) for group in groups])),
         "vendi": float(np.mean([vendi(group) for group in groups])),
+    }
+
+
+def across_prompts(images: Images, prompt_B: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Columns `diversity_across` and `vendi_across`: the same two measures between the images of different prompts.
+
+    Each is taken over sets of one image a prompt (every prompt's first, every prompt's second, ...), then averaged over
+    the sets: a policy that draws one picture whatever it is asked for has 0 and 1, however well that picture scores.
+    """
+    feature_BD = features(images)
+    place_B = np.array([int((prompt_B[:row] == prompt).sum()) for row, prompt in enumerate(prompt_B)])
+    groups = [feature_BD[place_B == place] for place in np.unique(place_B)]
+    return {
+        "diversity_across": float(np.mean([pairwise_distance(group) for group in groups])),
+        "vendi_across": float(np.mean([vendi(group) for group in groups])),
     }
 
 

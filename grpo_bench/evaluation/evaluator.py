@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grpo_bench.config import EvaluationSection
 from grpo_bench.errors import Diverged
-from grpo_bench.evaluation.diversity import Images, per_prompt, tripwires
+from grpo_bench.evaluation.diversity import Images, across_prompts, per_prompt, tripwires
 from grpo_bench.evaluation.scoring import Rewards, score_parts
 from grpo_bench.forest.forest import chains
 from grpo_bench.metering.ledger import Role
@@ -120,7 +120,8 @@ class Evaluator:
         columns["proxy"] = sum(weight * columns[f"reward/{name}"] for name, weight in self._weights.items())
         columns["gold"] = columns[f"reward/{self._gold}"] if self._gold else columns["proxy"]
         columns["base_distance"] = self._base_distance()
-        return Evaluation(columns | per_prompt(flat, prompt_B) | tripwires(flat), images)
+        columns |= per_prompt(flat, prompt_B) | across_prompts(flat, prompt_B) | tripwires(flat)
+        return Evaluation(columns, images)
 
     def _probe_states(self) -> list[tuple[float, Tensor, Tensor]]:
         """Fixed (sigma, states, prompt rows): the base's own samples, noised to a few levels (RULES.md, Evaluation)."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -36,8 +39,23 @@ def _example_keep(method: Method[MethodConfig], forest: Forest) -> Bools | None:
     """
     reward_LP = np.random.Generator(np.random.Philox(0)).random((forest.images, 1))
     rollout = Rollout(forest, {"example": reward_LP}, np.zeros((forest.nodes, 1)), prompts=("an example",))
-    keep_NP = method.credit(rollout).keep_NP
+    try:
+        keep_NP = method.credit(rollout).keep_NP
+    except UserError:
+        raise
+    except Exception as error:  # a plugin's own code
+        raise UserError(
+            f"method {method.name!r} fails in credit on example rewards: {type(error).__name__}: {error} "
+            f"({_place(method, error)}); correct it"
+        ) from error
     return None if keep_NP is None else keep_NP[:, 0]
+
+
+def _place(method: Method[MethodConfig], error: Exception) -> str:
+    """The last line of the method's own file that the error passed through, else its class."""
+    file = inspect.getsourcefile(type(method))
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{Path(file).name}, line {lines[-1]}" if file and lines else type(method).__name__
 
 
 def own_settings(assignments: Sequence[str], name: str, compared: Sequence[str]) -> list[str]:
