@@ -1,0 +1,233 @@
+"""Finds the published files of a reward, says what to do where they are not to be had, and reads their tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_bench.errors import UserError
+from grpo_bench.registry import REWARDS
+from grpo_bench.reward import Reward, RewardConfig, WeightsFile
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+UNVERIFIED = "unverified:"
+"""Before the sha256 of a file that is none of the published ones."""
+SECONDS_TO_ANSWER = 5.0
+
+
+def find(weights: WeightsFile, reward: str, *, given: str = "", setting: str = "path") -> Path:
+    """The file at `given` (the reward's `setting`), else in the hub's cache, else fetched from the hub.
+
+    Raises:
+        UserError: it is nowhere and cannot be fetched; or the hub's file is not the published one.
+    """
+    if given:
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise UserError(f"reward.{reward}.{setting} = {given!r} is not a file; give the path of {weights.file}")
+        return path
+    path = _cached(weights) or _fetched(weights, reward, setting)
+    if weights.sha256 and sha256(path) != weights.sha256:
+        raise UserError(f"{path} is not the published {weights.file} (its sha256 differs); delete it and fetch it anew")
+    return path
+
+
+def find_folder(weights: tuple[WeightsFile, ...], reward: str, *, given: str = "", setting: str = "path") -> Path:
+    """The folder that holds all of `weights`, which are files of one repository: `given`, else the hub's.
+
+    Raises:
+        UserError: as `find`, or a file is missing in the folder `given`.
+    """
+    if not given:
+        return [find(file, reward, setting=setting) for file in weights][-1].parent
+    folder = Path(given).expanduser()
+    missing = [file.file for file in weights if not (folder / file.file).is_file()]
+    if missing:
+        raise UserError(
+            f"reward.{reward}.{setting} = {given!r} has no {missing[0]}; give a folder with the files of "
+            f"{weights[0].repo}"
+        )
+    return folder
+
+
+def fingerprints(reward: Reward[RewardConfig]) -> dict[str, str]:
+    """sha256 of each weight file that the reward reads, by file name; marked where it is not a published one.
+
+    Raises:
+        UserError: a file cannot be had.
+    """
+    published = {weights.sha256 for weights in reward.weights}
+    digests = {path.name: sha256(path) for path in reward.files()}
+    return {name: digest if digest in published else UNVERIFIED + digest for name, digest in digests.items()}
+
+
+def sha256(path: Path) -> str:
+    """The file's sha256; read once while it does not change, since such files have gigabytes."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def human_size(size: int) -> str:
+    """`1.97 GB`, or `3.7 MB`."""
+    return f"{size / 1e9:.2f} GB" if size >= 100e6 else f"{size / 1e6:.1f} MB"
+
+
+def _cached(weights: WeightsFile) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(weights.repo, weights.file)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _fetched(weights: WeightsFile, reward: str, setting: str) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+
+    # The hub's client retries for 23 s before it gives up; one question tells as much at once.
+    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+        raise UserError(_nowhere(weights, reward, setting))
+    log.info("fetching %s of %s (%s)", weights.file, weights.repo, human_size(weights.size))
+    try:
+        return Path(hf_hub_download(weights.repo, weights.file))
+    except Exception as error:  # the client's errors have no common base that all its versions share
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{weights.file} of {weights.repo} cannot be fetched ({reason}); {_by_hand(weights)}"
+        ) from error
+
+
+def _answers(endpoint: str) -> bool:
+    request = urllib.request.Request(endpoint, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except (OSError, ValueError):
+        return False
+
+
+def _by_hand(weights: WeightsFile) -> str:
+    return f"fetch it with `hf download {weights.repo} {weights.file}`"
+
+
+def _nowhere(weights: WeightsFile, reward: str, setting: str) -> str:
+    from huggingface_hub import constants
+
+    size = f" ({human_size(weights.size)})" if weights.size else ""
+    value = "FILE" if weights.file.rsplit(".", 1)[-1] in ("pt", "pth") else "FOLDER"
+    return (
+        f"reward {reward!r} needs {weights.file}{size} of {weights.repo}, which is not in the hub's cache "
+        f"({constants.HF_HUB_CACHE}), and the hub cannot be reached; {_by_hand(weights)} where there is a network and "
+        f"give --set reward.{reward}.{setting}={value}; without weights, {' or '.join(_weightless())} works offline"
+    )
+
+
+def _weightless() -> list[str]:
+    """The registered rewards that need no published file."""
+    kinds = [REWARDS.get(entry.name) for entry in REWARDS.entries() if entry.error is None]
+    return [kind.name for kind in kinds if not kind.weights]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` or `.pt` file by name, fp32, in memory of their own; nothing is unpickled.
+
+    A `state_dict` or `model` around them and a leading `module.` of their names are taken off.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    import torch
+
+    try:
+        held = _read(path)
+    except Exception as error:  # a broken file shows as any of a dozen errors
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} cannot be read as weights ({type(error).__name__}: {reason}); fetch it anew"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        inner = held.get(wrapper)
+        if isinstance(inner, Mapping):
+            held = inner
+    tensors = {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors by name; give the published file")
+    # A mapped tensor multiplies differently in the last bit, so each is copied.
+    return {
+        name.removeprefix("module."): value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+        for name, value in tensors.items()
+    }
+
+
+def _read(path: Path) -> Mapping[str, object]:
+    import torch
+
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    return held if isinstance(held, Mapping) else {}
+
+
+def fill(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], what: str) -> nn.Module:
+    """The model that `build` makes, with exactly these weights, in evaluation mode and without gradients.
+
+    It is built without memory, so that a large model is not first filled with random numbers. `what` says in an error
+    what the weights should have been.
+
+    Raises:
+        UserError: a weight is missing, left over, or of another shape.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = build()
+    _check_keys({name: tuple(value.shape) for name, value in model.state_dict().items()}, tensors, what)
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    for name, buffer in list(model.named_buffers()):
+        if buffer.is_meta:  # a model's own constants, which no file holds: 0, 1, 2 ... as positions
+            assert name.endswith("position_ids"), name
+            owner, _, own = name.rpartition(".")
+            model.get_submodule(owner).register_buffer(
+                own, torch.arange(buffer.shape[-1]).expand(buffer.shape), persistent=False
+            )
+    return model.eval().requires_grad_(False)
+
+
+def _check_keys(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], what: str) -> None:
+    missing, extra = _difference(wanted, tensors), _difference(tensors, wanted)
+    if missing or extra:
+        parts = [f"lacks {_some(missing)}"] * bool(missing) + [f"has {_some(extra)} too many"] * bool(extra)
+        raise UserError(f"these are not the weights of {what}: the file {' and '.join(parts)}; give the published file")
+    for name, shape in wanted.items():
+        if tuple(tensors[name].shape) != shape:
+            raise UserError(
+                f"these are not the weights of {what}: {name} has the shape {tuple(tensors[name].shape)}, not {shape}; "
+                "give the published file"
+            )
+
+
+def _difference(left: Collection[str], right: Collection[str]) -> list[str]:
+    return sorted(set(left) - set(right))
+
+
+def _some(names: list[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more weights" if len(names) > 1 else names[0]
