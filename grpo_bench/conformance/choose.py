@@ -10,6 +10,7 @@ from grpo_bench.conformance.subject import Subject
 from grpo_bench.conformance.suite import check_method
 from grpo_bench.errors import UserError
 from grpo_bench.registry import METHODS
+from grpo_bench.sampling.kernels import check_kernel
 
 SECTIONS = ("method", "sampling")
 
@@ -34,6 +35,7 @@ def subjects(
         raise UserError(f"--set belongs to one method, but the plugin defines {', '.join(names)}; name one")
     chosen = [Subject(name, settings, sampling, fast=fast) for name in names]
     for subject in chosen:
+        check_kernel(subject.config().sampling.kernel, "velocity")
         subject.method()  # an unknown name or setting is the person's error, not the method's
     return chosen
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from grpo_bench.conformance.finding import Finding, Worst
 from grpo_bench.conformance.stage import Stage, stages
-from grpo_bench.conformance.subject import Subject
+from grpo_bench.conformance.subject import SEED, Subject
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.sampling.noise import Purpose, generator
 from grpo_bench.training.objective import Batch, Objective
 
 RELATIVE = 1e-5
-"""The rule's own bound, fp32."""
+"""The rule's own bound, fp32; in units of `Stage.magnified`."""
 
 
 def check_gradient(subject: Subject) -> Iterator[Finding]:
@@ -35,6 +35,7 @@ def check_gradient(subject: Subject) -> Iterator[Finding]:
             apart, parts = _apart(stage, single, iteration.batch)
             size = _norm(apart)
             error = _norm({name: together[name] - apart[name] for name in apart}) / size if size else np.nan
+            error /= stage.magnified(iteration.forest)
             worst.see(
                 error,
                 f"edge_loss or forward_loss: with all edges at once the gradient on {stage.name} differs from that of "
@@ -47,7 +48,7 @@ def check_gradient(subject: Subject) -> Iterator[Finding]:
 
 def _move(stage: Stage) -> None:
     """Add a little to every weight, so that ratios differ from 1 and some are clipped."""
-    stream = generator(7, Purpose.PROBE, 0)
+    stream = generator(SEED, Purpose.PROBE, 0)
     with torch.no_grad():
         for _, weight in stage.policy.parameters():
             step = stream.standard_normal(tuple(weight.shape), dtype=np.float32)

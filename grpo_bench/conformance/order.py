@@ -9,7 +9,7 @@ import numpy as np
 from grpo_bench.conformance.finding import Finding, Worst
 from grpo_bench.conformance.scenes import CONTINUOUS, PROMPTS, Change, Scene, Scored, judged, play
 from grpo_bench.conformance.subject import ITERATIONS, Subject
-from grpo_bench.forest.rollout import Floats
+from grpo_bench.forest.rollout import Bools, Floats
 
 MOST_LEAVES = 12
 RAISES = {"a little": 0.05, "above all others": 0.0}
@@ -73,9 +73,10 @@ def _raise(turn: int, leaf: int, prompt: int, share: float) -> Change:
 
 def _not_raised(before: Scored, after: Scored, leaf: int, prompt: int, node: int, how: str) -> Iterator[str]:
     old, new = (float(s.credit.advantage_NP[node, prompt]) for s in (before, after))
-    rank_kept = (before.reward_LP[:, prompt].argsort() == after.reward_LP[:, prompt].argsort()).all()
+    leaf_R, members = _rivals(before, node, prompt)
+    order_kept = (s.reward_LP[leaf_R, prompt].argsort().tolist() for s in (before, after))
     # The z-scores of two are -1 and 1 whatever the distance, so they may stay where the order stays.
-    must_rise = not (rank_kept and _compared(before, node, prompt) <= 2)
+    must_rise = members > 2 or next(order_kept) != next(order_kept)
     if new > old + STRICT or (not must_rise and new >= old - STRICT):
         return
     was, now = (float(s.reward_LP[leaf, prompt]) for s in (before, after))
@@ -86,10 +87,14 @@ def _not_raised(before: Scored, after: Scored, leaf: int, prompt: int, node: int
     )
 
 
-def _compared(scored: Scored, node: int, prompt: int) -> int:
-    """With how many nodes, itself included, the node is compared: its declared group, else all the prompt's leaves."""
+def _rivals(scored: Scored, node: int, prompt: int) -> tuple[Bools, int]:
+    """What a node is compared with: the leaves (L,) below its declared group and its size, else all leaves."""
     group_N = scored.credit.group_NP[:, prompt]
-    return int((group_N == group_N[node]).sum()) if group_N[node] >= 0 else scored.forest.images
+    if group_N[node] < 0:
+        return np.ones(scored.forest.images, dtype=bool), scored.forest.images
+    member_N = group_N == group_N[node]
+    below_L: Bools = scored.forest.descendant_NL[member_N].any(axis=0)
+    return below_L, int(member_N.sum())
 
 
 def _local(subject: Subject) -> Finding:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grpo_bench.conformance.finding import Finding, Worst
 from grpo_bench.conformance.stage import ADVANTAGE_CLIP, Recorder, Stage, stages
-from grpo_bench.conformance.subject import ITERATIONS, Subject
+from grpo_bench.conformance.subject import ITERATIONS, SEED, Subject
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Floats
 from grpo_bench.metering.ledger import Ledger
@@ -23,7 +23,7 @@ from grpo_bench.training.objective import Diagnostics
 from grpo_bench.training.planning import plan_forest
 
 RATIO = {"mean": 1e-6, "sum": 1e-3}
-"""The rule's own bounds: a sum over D numbers of fp32 log-probs rounds D times as much as their mean."""
+"""The rule's own bounds, in units of `Stage.magnified`: a sum over D numbers rounds D times as much as their mean."""
 LIMIT = 5.0
 """Standard errors; the seed is fixed, and a new topology's chance of exceeding them is below 1e-6."""
 NO_EDGE = "the method trains on the forward process and has no ratio"
@@ -49,12 +49,13 @@ def _ratio(subject: Subject, places: list[Stage], likelihood: Likelihood) -> Fin
     edges, where = 0, []
     for stage in places:
         batches, method = recorded(subject, stage, likelihood)
+        magnified = stage.magnified(plan_forest(method, SEED, 0, stage.schedule))
         for batch in batches:
             with torch.no_grad():
                 deviation = float((method.log_ratio(batch).exp() - 1).abs().max())
             edges += len(batch.logp)
             worst.see(
-                deviation,
+                deviation / magnified,
                 f"log_ratio: before the first update the ratio is off 1 by {deviation:.3g} on {stage.name}, but the "
                 "policy is then the one that drew the samples; log_ratio must be 0 for an unchanged policy",
             )
@@ -77,7 +78,7 @@ def _noise(subject: Subject, stage: Stage) -> Iterator[Finding]:
     """(x' - mean) / std of one child a parent: independent draws whatever the siblings' correlation."""
     first, products, expected = [], [], 0.0
     for iteration in ITERATIONS:
-        forest = plan_forest(subject.method(), 7, iteration, stage.schedule)
+        forest = plan_forest(subject.method(), SEED, iteration, stage.schedule)
         eps_EPD = _recovered(stage, forest, iteration)
         parent_E = forest.parent_N[forest.trained_edges_E]
         first_E = np.append(True, np.diff(parent_E) != 0)
