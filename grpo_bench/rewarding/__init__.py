@@ -9,30 +9,38 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from grpo_bench.rewarding.blip import BlipJudge, load_blip
     from grpo_bench.rewarding.clip import ClipJudge, full_precision
+    from grpo_bench.rewarding.head import linear_head
     from grpo_bench.rewarding.pixels import longest_side_padded, short_side_cropped
     from grpo_bench.rewarding.tokens import Cut
     from grpo_bench.rewarding.weights import fill, find, find_folder, read_tensors
 
 _HOMES = {
+    "BlipJudge": "blip",
     "ClipJudge": "clip",
     "Cut": "tokens",
     "fill": "weights",
     "find": "weights",
     "find_folder": "weights",
     "full_precision": "clip",
+    "linear_head": "head",
+    "load_blip": "blip",
     "longest_side_padded": "pixels",
     "read_tensors": "weights",
     "short_side_cropped": "pixels",
 }
 
 __all__ = [
+    "BlipJudge",
     "ClipJudge",
     "Cut",
     "fill",
     "find",
     "find_folder",
     "full_precision",
+    "linear_head",
+    "load_blip",
     "longest_side_padded",
     "read_tensors",
     "short_side_cropped",
