@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from grpo_bench import __version__
-from grpo_bench.errors import RewardFailed, UserError, nearest
-from grpo_bench.isolated.commands import app as rewards_app
+from grpo_bench.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from grpo_bench.config import RunConfig, Table
@@ -43,7 +42,6 @@ app = typer.Typer(
 )
 new_app = typer.Typer(help="Write the first files of your own plugin.", no_args_is_help=True)
 app.add_typer(new_app, name="new")
-app.add_typer(rewards_app, name="rewards")
 
 
 class Kind(StrEnum):
@@ -261,53 +259,18 @@ def sample(
 
 
 @app.command()
-def score(
-    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
-    reward: Annotated[str, typer.Option(help="Held-out rewards: NAME,NAME.")],
-    set_: Sets = None,
-    plugin: Plugins = None,
-    results: Results = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON line only.")] = False,
-) -> None:
-    """Score a run's stored images with rewards it did not train on; adds columns, and never overwrites one."""
-    from grpo_bench.config import merge, parse_set
-    from grpo_bench.store.run import RunStore
-    from grpo_bench.terminal.scores import print_scores, scores_json
-    from grpo_bench.terminal.tables import stdout_console
-    from grpo_bench.terminal.waiting import waiting
-
-    _log_to_stderr(False)
-    _load_plugins(plugin)
-    store = RunStore.open(run, _results_folder(results))
-    tables: Table = {}
-    for assignment in set_ or []:
-        tables = merge(tables, parse_set(assignment))
-    with waiting("loading", quiet=json) as show:
-        from grpo_bench.evaluation.rescore import rescore, score_section
-        from grpo_bench.training.run import stored_config
-        from grpo_bench.training.session import pick_device
-
-        names, section = score_section(reward, tables)
-        report = rescore(store, stored_config(store), names, section, pick_device(), show)
-    if json:
-        _print_json(scores_json(store, report))
-    else:
-        print_scores(store, report, stdout_console())
-
-
-@app.command()
 def pretrain(
-    model: Annotated[str, typer.Argument(help="Shipped model to make: shapes, or its learned reward shapes-pref.")],
-    output: Annotated[Path | None, typer.Option(help="New folder; default: MODEL-model.")] = None,
+    workload: Annotated[str, typer.Argument(help="Workload whose checkpoint to make: shapes.")],
+    output: Annotated[Path, typer.Option(help="New folder for the checkpoint.")] = Path("shapes-model"),
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the shipped model's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of data and weights.")] = 0,
 ) -> None:
-    """Make a shipped model again, from rendered captions."""
-    if model not in ("shapes", "shapes-pref"):
-        raise UserError(f"no shipped model is named {model!r}; {nearest(model, ['shapes', 'shapes-pref'])}")
+    """Make a workload's shipped checkpoint again, from rendered captions."""
+    if workload != "shapes":
+        raise UserError(f"no workload named {workload!r} has a checkpoint to make; {nearest(workload, ['shapes'])}")
     from grpo_bench.terminal.display import show_pretraining
 
-    _print_json(show_pretraining(model, output or Path(f"{model}-model"), steps=steps, seed=seed))
+    _print_json(show_pretraining(output, steps=steps, seed=seed))
 
 
 @new_app.command("method")
@@ -328,11 +291,11 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")  # a pipe that cannot say a box-drawing character must not end the run
     try:
         app()
-    except (UserError, RewardFailed) as error:
+    except UserError as error:
         from grpo_bench.store.names import clean_text
 
         print(f"grpo-bench: {clean_text(str(error), 2000)}", file=sys.stderr)  # noqa: T201
-        sys.exit(EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED)
+        sys.exit(EXIT_USER_ERROR)
     sys.exit(0)
 
 
