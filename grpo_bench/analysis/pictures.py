@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from grpo_bench.errors import UserError
 from grpo_bench.store.atomic import write_bytes
 from grpo_bench.store.names import clean_text
+from grpo_bench.store.run import point_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +104,7 @@ def image_grid(base: Images, final: Images, prompts: Sequence[str], path: Path) 
 
 def _first_images(store: RunStore, iteration: int, prompts: int) -> Images:
     """The first image (P, H, W, 3) of every prompt at a point: the same noise at every point."""
-    images = store.load_images(f"point-{iteration:06d}")
+    images = store.load_images(point_name(iteration))
     if not prompts or len(images) % prompts:
         raise UserError(f"{store.images} is damaged: {len(images)} images for {prompts} prompts; start the run anew")
     return images.reshape(prompts, -1, *images.shape[1:])[:, 0]

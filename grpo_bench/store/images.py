@@ -1,11 +1,12 @@
 """Evaluation images as 8-bit PNG contact sheets: exact, viewable, few files.
 
-`images/<name>/index.json` says how to cut the sheets `000.png`, `001.png`, ... back into images; one row of a sheet is
-usually one prompt.
+`images/<name>/index.json` says how to cut the sheets `000.png`, `001.png`, ... back into images, and has their sha256;
+one row of a sheet is usually one prompt.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -49,7 +50,8 @@ def save_images(folder: Path, name: str, images_BHWC: NDArray[np.uint8], columns
 def _write_sheets(folder: Path, images_BHWC: NDArray[np.uint8], columns: int) -> None:
     count, height, width, _ = images_BHWC.shape
     rows = max(1, SHEET_PIXELS // (columns * height * width))
-    index = {"count": count, "height": height, "width": width, "columns": columns, "rows": rows}
+    digest = pixels_digest(images_BHWC)
+    index = {"count": count, "height": height, "width": width, "columns": columns, "rows": rows, "sha256": digest}
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
     for sheet, first in enumerate(range(0, count, rows * columns)):
         png = encode_png(contact_sheet(images_BHWC[first : first + rows * columns], columns))
@@ -79,7 +81,32 @@ def load_images(path: Path) -> NDArray[np.uint8]:
         raise UserError(f"The images in {path} are missing or damaged ({clean_text(str(error), 100)}).") from error
     if len(images) != count:
         raise UserError(f"The images in {path} are damaged: {len(images)} of {count} are there.")
+    if index.get("sha256", "") not in ("", pixels_digest(images)):
+        raise UserError(f"The images in {path} are damaged: they are not those that were stored.")
     return images
+
+
+def pixels_digest(images_BHWC: NDArray[np.uint8]) -> str:
+    """sha256 of images' shape and pixels."""
+    import numpy as np
+
+    digest = hashlib.sha256(str(images_BHWC.shape).encode())
+    digest.update(np.ascontiguousarray(images_BHWC).data)
+    return digest.hexdigest()
+
+
+def stored_digest(path: Path) -> str | None:
+    """`pixels_digest` of the images stored at `path`, taken from their index; None where they are gone.
+
+    Raises:
+        UserError: they are damaged. Looked at only where the index, written before it held digests, lacks one.
+    """
+    try:
+        index = json.loads((path / "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    digest = index.get("sha256") if isinstance(index, dict) else None
+    return str(digest) if digest else pixels_digest(load_images(path))
 
 
 def contact_sheet(images_BHWC: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Value = int | float | None
 Row = Mapping[str, Value]
 
-_VERSION_KEY = b"grpo_bench.schema_version"
+VERSION_KEY = b"grpo_bench.schema_version"
 
 
 def encode(rows: Sequence[Row]) -> bytes:
@@ -30,12 +30,12 @@ def encode(rows: Sequence[Row]) -> bytes:
     columns = [pa.array([row.get(name) for row in rows]) for name in names]
     table = pa.Table.from_arrays(columns, names=names)
     sink = io.BytesIO()
-    parquet.write_table(table.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()}), sink)
+    parquet.write_table(table.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()}), sink)
     return sink.getvalue()
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read a points file.
+def read_table(path: Path, *, mend: str = "") -> pa.Table:
+    """Read a points file, or another of this store's tables, for which `mend` says what to do about a damaged one.
 
     Raises:
         UserError: when it is truncated or otherwise damaged, or written by a newer version.
@@ -49,11 +49,12 @@ def read_table(path: Path) -> pa.Table:
         table = parquet.read_table(io.BytesIO(data))
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({clean_text(str(error), 80)}): resume the run to rebuild it from its last "
-            f"checkpoint (grpo-bench run --resume {path.parent.name}), or start it afresh with --again."
-        ) from error
-    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"")
+        mend = mend or (
+            "resume the run to rebuild it from its last checkpoint (grpo-bench run --resume "
+            f"{path.parent.name}), or start it afresh with --again"
+        )
+        raise UserError(f"{path} is damaged ({clean_text(str(error), 80)}): {mend}.") from error
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"")
     check_schema(int(version) if version.isdigit() else None, path)
     return table
 

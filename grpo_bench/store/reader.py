@@ -28,9 +28,9 @@ class Runs:
     records: tuple[RunRecord, ...]
     """Every readable run, also one that ended before its first point: it must be counted and shown."""
     points: pd.DataFrame
-    """Their points, each row with its run's columns (RUN_COLUMNS) before it."""
+    """Their points, each row with its run's columns (RUN_COLUMNS) and its held-out scores (`heldout/NAME`)."""
     skipped: tuple[str, ...]
-    """One sentence for each folder that is no whole run."""
+    """One sentence for each folder that is no whole run, and for each run whose held-out scores cannot be read."""
 
 
 def read_runs(results: Path) -> Runs:
@@ -49,7 +49,21 @@ def read_runs(results: Path) -> Runs:
             continue
         records.append(record)
         if len(points):
+            points = _with_held_out(store, points, skipped)
             columns = {column: [getattr(record, column)] * len(points) for column in RUN_COLUMNS}
             frames.append(pd.concat([pd.DataFrame(columns, index=points.index), points], axis=1))
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(RUN_COLUMNS))
     return Runs(tuple(records), table, tuple(skipped))
+
+
+def _with_held_out(store: RunStore, points: pd.DataFrame, skipped: list[str]) -> pd.DataFrame:
+    """The points and what was scored later; damaged scores are named in `skipped`, and the points stay without them."""
+    import pandas as pd
+
+    try:
+        rows = store.held_out([int(iteration) for iteration in points["iteration"]])
+    except UserError as error:
+        skipped.append(str(error))
+        return points
+    added = pd.DataFrame(rows, index=points.index)
+    return pd.concat([points, added], axis=1) if len(added.columns) else points

@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.store.atomic import remove_folder, remove_leftovers, saving, write_bytes, write_folder, write_text
 from grpo_bench.store.checkpoints import Checkpoint, CheckpointStore
-from grpo_bench.store.images import load_images, save_images
+from grpo_bench.store.images import load_images, save_images, stored_digest
 from grpo_bench.store.names import NAME_PATTERN, check_name, clean_text
 from grpo_bench.store.points import Row, Value, encode, read_rows, read_table
 from grpo_bench.store.record import RunRecord, read_record
+from grpo_bench.store.scores import Scores, read_scores
+from grpo_bench.store.scores import encode as encode_scores
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-CONFIG, RECORD, POINTS = "config.toml", "run.json", "points.parquet"
+CONFIG, RECORD, POINTS, SCORES = "config.toml", "run.json", "points.parquet", "scores.parquet"
 
 
 class RunStore:
@@ -163,6 +165,25 @@ class RunStore:
             return pd.DataFrame()
         return frame
 
+    def scores(self) -> Scores:
+        """What `grpo-bench score` added, as it stands on the disk; raises UserError when damaged."""
+        return read_scores(self.folder / SCORES)
+
+    def save_scores(self, scores: Scores) -> None:
+        """Replace scores.parquet; raises UserError when the disk refuses, and the old one then stands."""
+        write_bytes(self.folder / SCORES, encode_scores(scores), "the scores")
+
+    def held_out(self, iterations: Sequence[int]) -> list[dict[str, float]]:
+        """The added scores of the points at these iterations; empty for one whose images are not those scored.
+
+        Raises:
+            UserError: the scores are damaged.
+        """
+        scores = self.scores()
+        if not scores.values:
+            return [{} for _ in iterations]
+        return [dict(scores.at(when, stored_digest(self.images / point_name(when)))) for when in iterations]
+
     def truncate_points(self, iteration: int) -> None:
         """Drop the points after `iteration`; raises UserError when the file is damaged or the disk refuses."""
         self._replace_rows([row for row in self.rows() if _iteration(row) <= iteration])
@@ -222,6 +243,11 @@ class RunStore:
             with saving("the points", self.folder / POINTS):
                 (self.folder / POINTS).unlink(missing_ok=True)
         self._rows = rows
+
+
+def point_name(iteration: int) -> str:
+    """The name of the image set of the point after `iteration` iterations."""
+    return f"point-{iteration:06d}"
 
 
 def run_names(results: Path) -> list[str]:

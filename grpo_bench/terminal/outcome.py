@@ -89,7 +89,7 @@ def print_outcome(store: RunStore, console: Console) -> None:
     for label, path in (("run", store.folder), ("curve", store.folder / CURVE), ("grid", store.folder / GRID)):
         if path.exists():
             # Neither wrapped nor cut: a path is there to be copied.
-            console.print(Text.assemble((f"  {label:<7}", "dim"), _shown(path)), soft_wrap=True)
+            console.print(Text.assemble((f"  {label:<7}", "dim"), shown_path(path)), soft_wrap=True)
     _print_way_on(store, record, console)
 
 
@@ -97,7 +97,7 @@ def resume_command(store: RunStore) -> str:
     """The command that goes on with a run; by its id where it lies in the default folder, else by its path."""
     default = Path(os.environ.get("GRPO_BENCH_RESULTS") or Path("results", "runs"))
     here = store.folder.resolve().parent == default.resolve()
-    return f"grpo-bench run --resume {store.folder.name if here else shlex.quote(_shown(store.folder))}"
+    return f"grpo-bench run --resume {store.folder.name if here else shlex.quote(shown_path(store.folder))}"
 
 
 def _base_final(rows: Sequence[Row], name: str) -> BaseFinal:
@@ -236,7 +236,7 @@ def _print_way_on(store: RunStore, record: RunRecord, console: Console) -> None:
         console.print(Text.assemble("  resume with  ", (resume_command(store), "bold")), soft_wrap=True)
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """Relative to the current folder where it lies below it."""
     path, here = path.resolve(), Path.cwd()
     return clean_text(str(path.relative_to(here) if path.is_relative_to(here) else path), 4096)
