@@ -44,21 +44,30 @@ class ClipJudge:
     images are cropped to their centre, with `rounding`, and prompts taken as they are (transformers' CLIPProcessor).
     """
 
-    def __init__(self, model: CLIPModel, reward: str, *, padded: bool, rounding: Rounding = "down") -> None:
+    def __init__(
+        self,
+        model: CLIPModel,
+        reward: str,
+        *,
+        padded: bool,
+        rounding: Rounding = "down",
+        tokenizer: Path | None = None,
+    ) -> None:
         self.model, self._padded, self._rounding = model, padded, rounding
         self.side = int(model.config.vision_config.image_size)
         limit = int(model.config.text_config.max_position_embeddings)
-        self._tokens = ClipTokens(reward, limit=limit, repair=padded)
+        self._tokens = ClipTokens(reward, limit=limit, repair=padded, folder=tokenizer)
         self._text = lru_cache(maxsize=PROMPTS_KEPT)(self._encoded)
 
     @classmethod
-    def open_clip(cls, path: Path, reward: str) -> ClipJudge:
-        """Of a file in open_clip's layout, prepared as HPSv2 does.
+    def open_clip(cls, path: Path, reward: str, *, tokenizer: Path | None = None) -> ClipJudge:
+        """Of a file in open_clip's layout, prepared as HPSv2 does; with the tokenizer of a folder, if it has its own.
 
         Raises:
             UserError: it is no such file.
         """
-        return cls(load_open_clip(read_tensors(path), f"reward {reward!r} ({path.name})"), reward, padded=True)
+        model = load_open_clip(read_tensors(path), f"reward {reward!r} ({path.name})")
+        return cls(model, reward, padded=True, tokenizer=tokenizer)
 
     @classmethod
     def folder(cls, folder: Path, reward: str, *, rounding: Rounding = "down") -> ClipJudge:

@@ -7,6 +7,7 @@ import html
 import logging
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ftfy
@@ -18,7 +19,6 @@ log = logging.getLogger(__name__)
 
 MERGES = 49152 - 256 - 2
 """Merges that are used of the file's, whose first line is a heading."""
-START, END = 49406, 49407
 
 
 @lru_cache(maxsize=1)
@@ -47,23 +47,32 @@ def repaired(prompt: str) -> str:
 
 
 class ClipTokens:
-    """Prompts as token ids, from START to END, no more than `limit`; tells once when a prompt is cut.
+    """Prompts as token ids, from the start mark to the end mark, no more than `limit`; tells once when a prompt is cut.
 
-    `repair` is what open_clip and HPSv2 do and transformers' CLIPProcessor does not.
+    `repair` is what open_clip and HPSv2 do and transformers' CLIPProcessor does not. `folder` holds a tokenizer to take
+    in place of the published one.
     """
 
-    def __init__(self, reward: str, *, limit: int, repair: bool) -> None:
+    def __init__(self, reward: str, *, limit: int, repair: bool, folder: Path | None = None) -> None:
         self.limit, self._repair = limit, repair
+        self._tokenizer = _tokenizer_of(folder) if folder else clip_tokenizer()
         self._cut = Cut(reward, limit)
 
     def ids(self, prompt: str) -> list[int]:
         """Ids of one prompt, without padding."""
         text = repaired(prompt) if self._repair else prompt
-        found: list[int] = clip_tokenizer()(text)["input_ids"]
+        found: list[int] = self._tokenizer(text)["input_ids"]
         if len(found) > self.limit:
             self._cut.tell(prompt, len(found))
-            found = [*found[: self.limit - 1], END]
+            found = [*found[: self.limit - 1], found[-1]]
         return found
+
+
+def _tokenizer_of(folder: Path) -> CLIPTokenizer:
+    from transformers import CLIPTokenizer
+
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer
 
 
 class Cut:
