@@ -259,6 +259,41 @@ def sample(
 
 
 @app.command()
+def score(
+    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
+    reward: Annotated[str, typer.Option(help="Held-out rewards: NAME,NAME.")],
+    set_: Sets = None,
+    plugin: Plugins = None,
+    results: Results = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON line only.")] = False,
+) -> None:
+    """Score a run's stored images with rewards it did not train on; adds columns, and never overwrites one."""
+    from grpo_bench.config import merge, parse_set
+    from grpo_bench.store.run import RunStore
+    from grpo_bench.terminal.scores import print_scores, scores_json
+    from grpo_bench.terminal.tables import stdout_console
+    from grpo_bench.terminal.waiting import waiting
+
+    _log_to_stderr(False)
+    _load_plugins(plugin)
+    store = RunStore.open(run, _results_folder(results))
+    tables: Table = {}
+    for assignment in set_ or []:
+        tables = merge(tables, parse_set(assignment))
+    with waiting("loading", quiet=json) as show:
+        from grpo_bench.evaluation.rescore import rescore, score_section
+        from grpo_bench.training.run import stored_config
+        from grpo_bench.training.session import pick_device
+
+        names, section = score_section(reward, tables)
+        report = rescore(store, stored_config(store), names, section, pick_device(), show)
+    if json:
+        _print_json(scores_json(store, report))
+    else:
+        print_scores(store, report, stdout_console())
+
+
+@app.command()
 def pretrain(
     workload: Annotated[str, typer.Argument(help="Workload whose checkpoint to make: shapes.")],
     output: Annotated[Path, typer.Option(help="New folder for the checkpoint.")] = Path("shapes-model"),

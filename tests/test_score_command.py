@@ -209,7 +209,7 @@ def test_where_a_score_comes_from_is_recorded(store: RunStore, bright: str, tmp_
     assert (one.reward, one.columns) == ("bright", ("heldout/bright", "heldout/bright-red"))
     assert one.settings == {"batch": 64, "scale": 1.0, "stop_at": 0, "file": str(weights)}
     # sha256 of "abc" (FIPS 180-2, appendix B.1)
-    assert one.weights == {"head.bin": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
+    assert one.weights == {"head.bin": "unverified:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
     assert (one.prompts, one.images, one.iterations) == (2, 4, (0, 5))
     assert len(one.source) == 64 and one.versions["packages"]
 

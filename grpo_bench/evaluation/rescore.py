@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from grpo_bench.evaluation.evaluator import to_images
 from grpo_bench.evaluation.scoring import make_rewards, score_parts
 from grpo_bench.metering.environment import environment
 from grpo_bench.reward import Reward, RewardConfig
+from grpo_bench.rewarding.weights import fingerprints
 from grpo_bench.store.images import pixels_digest, stored_digest
 from grpo_bench.store.run import SCORES, RunStore, point_name
 from grpo_bench.store.scores import PREFIX, ScorePass, Scores
@@ -144,7 +144,7 @@ class _Job:
         self._refuse(reward.name, _changed_setting(old, settings))
         if all(f"{PREFIX}{reward.name}" in scores.values.get(key, {}) for key in self._keys):
             return None
-        weights, source = {path.name: _file_digest(path) for path in reward.files()}, _source_digest(type(reward))
+        weights, source = fingerprints(reward), _source_digest(type(reward))
         self._refuse(reward.name, "other weights" if old is not None and old.weights != weights else "")
         self._refuse(reward.name, "another source of the plugin" if old is not None and old.source != source else "")
         return ScorePass(
@@ -251,16 +251,3 @@ def _source_digest(kind: type[Reward[RewardConfig]]) -> str:
     outside = [name for name in modules if name.split(".")[0] not in ENGINE]
     source = "".join(inspect.getsource(sys.modules[name]) for name in outside)
     return hashlib.sha256(source.encode()).hexdigest() if outside else ""
-
-
-def _file_digest(path: Path) -> str:
-    """sha256 of a file.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"the weights {path} cannot be read: {error.strerror}") from error

@@ -42,7 +42,7 @@ class ScorePass(BaseModel):
     settings: dict[str, JsonValue]
     """The reward's own settings, defaults included."""
     weights: dict[str, str]
-    """sha256 of the weight files it read, by name."""
+    """sha256 of the weight files it read, by name; `unverified:` before that of a file which is not a published one."""
     source: str
     """sha256 of the plugin's source; empty for the engine's own."""
     versions: dict[str, JsonValue]
