@@ -33,7 +33,8 @@ T = TypeVar("T")
 class Entry:
     """One registered name, for `grpo-bench list`.
 
-    `origin` is the distribution or file it came from, `error` why it cannot be loaded (None when it can).
+    `origin` is the distribution or file it came from, `error` why it cannot be loaded (None when it can). `facts` are
+    what a reward declares: its range, what it sees, its weights and their licence.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Entry:
     origin: str
     version: str
     error: str | None
+    facts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Registry(Generic[T]):
         except (Exception, SystemExit) as error:
             return Entry(name, "", "", source.origin, source.version, f"{type(error).__name__}: {error}")
         summary = (inspect.getdoc(value) or "").split("\n")[0]
-        return Entry(name, summary, str(getattr(value, "paper", "")), source.origin, source.version, None)
+        facts = value.facts() if hasattr(value, "facts") else ()
+        return Entry(name, summary, str(getattr(value, "paper", "")), source.origin, source.version, None, facts)
 
 
 METHODS: Registry[type[Method[MethodConfig]]] = Registry("method", "grpo_bench.methods", "grpo_bench.method:Method")

@@ -29,6 +29,16 @@ class WeightsFile:
     sha256: str = ""
     size: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.file} of {self.repo}" + (f" ({human_size(self.size)})" if self.size else "")
+
+
+def human_size(size: int) -> str:
+    """`1.97 GB`, or `3.7 MB`."""
+    return (
+        f"{size / 1e9:.2f} GB" if size >= 100e6 else f"{size / 1e6:.1f} MB" if size >= 100e3 else f"{size / 1e3:.1f} kB"
+    )
+
 
 class RewardConfig(BaseModel):
     """A reward's own settings, set with `--set reward.NAME.KEY=VALUE`. Unknown keys are errors."""
@@ -67,6 +77,19 @@ class Reward(ABC, Generic[C]):
 
     def __init__(self, config: C) -> None:
         self.config = config
+
+    @classmethod
+    def facts(cls) -> tuple[str, ...]:
+        """What it declares, for `grpo-bench list rewards -v`."""
+        low, high = cls.range
+        sees = [f"{cls.resolution} pixels a side"] * bool(cls.resolution)
+        sees += [f"{cls.token_limit} tokens of the prompt"] * bool(cls.token_limit)
+        use = {True: ", commercial use allowed", False: ", no commercial use", None: ""}[cls.commercial]
+        return (
+            f"range {low:g} to {high:g}, higher is better" + (f"; sees {', '.join(sees)}" if sees else ""),
+            *(f"weights {weights}" for weights in cls.weights),
+            *[f"licence of the weights: {cls.licence}{use}"] * bool(cls.licence),
+        )
 
     @abstractmethod
     def score(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -84,11 +84,6 @@ def _sha256(path: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def human_size(size: int) -> str:
-    """`1.97 GB`, or `3.7 MB`."""
-    return f"{size / 1e9:.2f} GB" if size >= 100e6 else f"{size / 1e6:.1f} MB"
-
-
 def _cached(weights: WeightsFile) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
@@ -102,7 +97,7 @@ def _fetched(weights: WeightsFile, reward: str, setting: str) -> Path:
     # The hub's client retries for 23 s before it gives up; one question tells as much at once.
     if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
         raise UserError(_nowhere(weights, reward, setting))
-    log.info("fetching %s of %s (%s)", weights.file, weights.repo, human_size(weights.size))
+    log.info("fetching %s", weights)
     try:
         return Path(hf_hub_download(weights.repo, weights.file))
     except Exception as error:  # the client's errors have no common base that all its versions share
@@ -130,12 +125,11 @@ def _by_hand(weights: WeightsFile) -> str:
 def _nowhere(weights: WeightsFile, reward: str, setting: str) -> str:
     from huggingface_hub import constants
 
-    size = f" ({human_size(weights.size)})" if weights.size else ""
     value = "FILE" if weights.file.rsplit(".", 1)[-1] in ("pt", "pth") else "FOLDER"
     return (
-        f"reward {reward!r} needs {weights.file}{size} of {weights.repo}, which is not in the hub's cache "
+        f"reward {reward!r} needs {weights}, which is not in the hub's cache "
         f"({constants.HF_HUB_CACHE}), and the hub cannot be reached; {_by_hand(weights)} where there is a network and "
-        f"give --set reward.{reward}.{setting}={value}; without weights, {' or '.join(_weightless())} works offline"
+        f"give --set reward.{reward}.{setting}={value}; rewards that work offline: {', '.join(_weightless())}"
     )
 
 

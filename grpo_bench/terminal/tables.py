@@ -39,6 +39,7 @@ __all__ = [
 
 WIDTH = 90
 RECIPES_WIDTH = 112
+VERBOSE_WIDTH = 132
 PRUNING = "pruned: what is left after one draw of example rewards, on which it depends"
 
 
@@ -72,21 +73,23 @@ def stdout_console() -> Console:
 
 
 def print_entries(kind: str, entries: Sequence[Entry], *, verbose: bool, console: Console) -> None:
-    """`grpo-bench list`: name, one line, paper, where it came from; `verbose` adds versions and whole import errors.
+    """`grpo-bench list`: name, one line, paper, where it came from; `verbose` adds versions, facts and whole errors.
 
     `kind` is the plural in the heading, such as "methods". What cannot be loaded is shown with its reason.
     """
     if not entries:
         console.print(Text(f"no {kind} are installed"))
         return
-    table = _listing(console)
+    table = _listing(console, VERBOSE_WIDTH if verbose else WIDTH)
     table.add_column(kind, no_wrap=True)
-    table.add_column("what it is", ratio=1)
+    table.add_column("what it is", ratio=1, overflow="fold")
     table.add_column("paper", no_wrap=True)
     table.add_column("from", overflow="fold", max_width=24)
     for entry in entries:
         broken = entry.error is not None
         summary = _broken(entry.error, verbose=verbose) if entry.error is not None else plain(entry.summary, limit=200)
+        if verbose:
+            summary = Text("\n").join([summary, *(plain(fact, "dim", 200) for fact in entry.facts)])
         origin = f"{entry.origin} {entry.version}" if verbose and entry.version else entry.origin
         table.add_row(
             plain(entry.name, "bold red" if broken else "bold cyan", 64), summary, _paper(entry.paper), plain(origin)

@@ -95,6 +95,16 @@ def splits(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
     return found
 
 
+def judges(config: RunConfig) -> Rewards:
+    """The rewards that a run trains on, and its workload's gold; nothing is read yet.
+
+    Raises:
+        UserError: unknown name or setting.
+    """
+    gold = WORKLOADS.get(config.workload).gold
+    return make_rewards([*config.reward.weights, *([gold] if gold else [])], config.reward)
+
+
 def open_session(config: RunConfig) -> Session:
     """Load, encode, release the encoders, measure the base's velocities, warm up; all of it in the phase `setup`.
 
@@ -112,7 +122,9 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
     prompts = splits(config)
     workload = WORKLOADS.get(config.workload)
     held_out = evaluation_prompts(prompts[config.evaluation.split], config.evaluation.prompts)
-    rewards = make_rewards([*config.reward.weights, *([workload.gold] if workload.gold else [])], config.reward)
+    rewards = judges(config)
+    for reward in rewards.values():
+        reward.load(device)
     with torch.random.fork_rng():  # adapters are drawn from torch's global stream
         torch.manual_seed(config.seed)
         policy = load_policy(config, device)
