@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from grpo_bench.forest.forest import Forest, branching, chains, trunk
     from grpo_bench.forest.rollout import Credit, Rollout, back_up, leaf_credit, zscore
     from grpo_bench.forest.schedule import Schedule
+    from grpo_bench.isolated.environment import Environment
+    from grpo_bench.isolated.reward import IsolatedReward, IsolatedScorer, WorkerConfig
     from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
     from grpo_bench.reward import Reward, RewardConfig, WeightsFile
     from grpo_bench.sampling.kernels import make_schedule
@@ -32,6 +34,10 @@ _HOMES = {
     "leaf_credit": "forest.rollout",
     "zscore": "forest.rollout",
     "Schedule": "forest.schedule",
+    "Environment": "isolated.environment",
+    "IsolatedReward": "isolated.reward",
+    "IsolatedScorer": "isolated.reward",
+    "WorkerConfig": "isolated.reward",
     "EdgeBatch": "method",
     "ForwardBatch": "method",
     "Method": "method",
@@ -45,8 +51,11 @@ _HOMES = {
 __all__ = [
     "Credit",
     "EdgeBatch",
+    "Environment",
     "Forest",
     "ForwardBatch",
+    "IsolatedReward",
+    "IsolatedScorer",
     "Method",
     "MethodConfig",
     "Reward",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from grpo_bench import __version__
-from grpo_bench.errors import UserError, nearest
+from grpo_bench.errors import RewardFailed, UserError, nearest
+from grpo_bench.isolated.commands import app as rewards_app
 
 if TYPE_CHECKING:
     from grpo_bench.config import RunConfig, Table
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 new_app = typer.Typer(help="Write the first files of your own plugin.", no_args_is_help=True)
 app.add_typer(new_app, name="new")
+app.add_typer(rewards_app, name="rewards")
 
 
 class Kind(StrEnum):
@@ -326,11 +328,11 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")  # a pipe that cannot say a box-drawing character must not end the run
     try:
         app()
-    except UserError as error:
+    except (UserError, RewardFailed) as error:
         from grpo_bench.store.names import clean_text
 
         print(f"grpo-bench: {clean_text(str(error), 2000)}", file=sys.stderr)  # noqa: T201
-        sys.exit(EXIT_USER_ERROR)
+        sys.exit(EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED)
     sys.exit(0)
 
 

@@ -10,6 +10,10 @@ class UserError(Exception):
     """Bad input. The message is one sentence for the person who typed it: the rule, the value, the fix."""
 
 
+class RewardFailed(Exception):
+    """A reward's own process died, hung or answered nonsense; the run ends with status `failed` and can be resumed."""
+
+
 class Diverged(Exception):
     """The policy or a reward produced a NaN or an Inf; the run ends with status `diverged`."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from grpo_bench.config import RunConfig, validated
-from grpo_bench.errors import Diverged, UserError
+from grpo_bench.errors import Diverged, RewardFailed, UserError
 from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.metering.environment import environment
 from grpo_bench.method import Method, MethodConfig
@@ -155,6 +155,8 @@ def _execute(store: RunStore, observer: Observer) -> Outcome:
             reason = "" if finished else "stopped on request"
         except Diverged as error:
             status, reason = "diverged", str(error)
+        except RewardFailed as error:
+            status, reason = "failed", str(error)
         except KeyboardInterrupt:
             status, reason = "interrupted", "stopped by a second interrupt"
         except (MemoryError, torch.OutOfMemoryError) as error:
