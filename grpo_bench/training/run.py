@@ -21,12 +21,13 @@ from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.metering.environment import environment
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.registry import METHODS, WORKLOADS
+from grpo_bench.rewarding.weights import fingerprints
 from grpo_bench.store.atomic import saving
 from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import RunStore
 from grpo_bench.training import checkpoint
 from grpo_bench.training.planning import check_plan, make_method
-from grpo_bench.training.session import Session, open_session, pick_device, splits
+from grpo_bench.training.session import Session, judges, open_session, pick_device, splits
 from grpo_bench.training.trainer import Observer, Trainer
 from grpo_bench.versions import NUMERICS_VERSION, RULES_VERSION
 
@@ -255,14 +256,24 @@ def method_sources(kind: type[Method[MethodConfig]]) -> dict[str, str]:
 
 
 def _hashes(config: RunConfig) -> dict[str, str]:
-    """sha256 of the method's source, the prompts, and the base weights."""
+    """sha256 of the method's source, the prompts, the base weights and the rewards' weights.
+
+    Raises:
+        UserError: a reward's weights cannot be had.
+    """
     source = "".join(method_sources(METHODS.get(config.method.name)).values())
     prompts = "\n".join(f"{split}\t{prompt}" for split, texts in sorted(splits(config).items()) for prompt in texts)
     model = config.model.path or WORKLOADS.get(config.workload)().model(config)
+    rewards = {
+        f"reward/{name}/{file}": digest
+        for name, reward in judges(config).items()
+        for file, digest in fingerprints(reward).items()
+    }
     return {
         "method": hashlib.sha256(source.encode()).hexdigest(),
         "prompts": hashlib.sha256(prompts.encode()).hexdigest(),
         "weights": weights_hash(model),
+        **rewards,
     }
 
 
