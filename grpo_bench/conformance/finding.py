@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Worst:
     def see(self, figure: float, sentence: str) -> None:
         """Note a deviation and what it would mean if it were the worst."""
         self._seen += 1
-        if not figure <= self._figure:
+        if not (figure <= self._figure or math.isnan(self._figure)):
             self._figure, self._sentence = float(figure), sentence
 
     def finding(self, done: str, nothing: str) -> Finding:
