@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from grpo_bench import Reward, RewardConfig, WeightsFile
+from grpo_bench import Environment, IsolatedScorer, Reward, WeightsFile, WorkerConfig
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from grpo_bench.rewarding import ClipJudge
+    from grpo_bench.rewarding import ClipJudge, ClipTokens
 
+OFFICIAL = Path(__file__).parent / "official"
 FILES = {
     "2.1": WeightsFile(
         "xswu/HPSv2",
@@ -35,8 +36,11 @@ FILES = {
 }
 
 
-class HpsConfig(RewardConfig):
-    """Settings of HPS."""
+class HpsConfig(WorkerConfig):
+    """Settings of HPS; `python` and the time-outs are the official backend's."""
+
+    backend: Literal["native", "official"] = "native"
+    """Who scores: transformers' CLIP, or the authors' own code in the environment of `grpo-bench rewards install`."""
 
     version: Literal["2.0", "2.1"] = "2.1"
     """Which of the published weights."""
@@ -56,8 +60,15 @@ class HpsReward(Reward[HpsConfig]):
     weights = tuple(FILES.values())
     licence = "Apache-2.0"
     commercial = True
+    environment = Environment(
+        hashed=(OFFICIAL / "build.txt", OFFICIAL / "hps.txt"),
+        unhashed=("torch==2.13.0",),
+        script=OFFICIAL / "hps.py",
+    )
 
     _judge: ClipJudge | None = None
+    _official: IsolatedScorer | None = None
+    _tokens: ClipTokens
 
     def files(self) -> tuple[Path, ...]:
         from grpo_bench.rewarding import find
@@ -65,14 +76,30 @@ class HpsReward(Reward[HpsConfig]):
         return (find(FILES[self.config.version], self.name, given=self.config.path),)
 
     def load(self, device: torch.device) -> None:
-        from grpo_bench.rewarding import ClipJudge
+        from grpo_bench.rewarding import ClipJudge, ClipTokens
 
-        if self._judge is None:
-            self._judge = ClipJudge.open_clip(self.files()[0], self.name)
-        self._judge.to(device)
+        if self._judge is None and self._official is None:
+            weights = self.files()[0]
+            if self.config.backend == "official":
+                self._official = self._worker(weights)
+                self._tokens = ClipTokens(self.name, limit=self.token_limit, repair=True)
+            else:
+                self._judge = ClipJudge.open_clip(weights, self.name)
+        if self._official is not None:
+            self._official.start()
+        elif self._judge is not None:
+            self._judge.to(device)
 
     def score(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cosine of image and prompt."""
         self.load(images_BCHW.device)
+        if self._official is not None:
+            for prompt in prompts:
+                self._tokens.ids(prompt)  # tells of one that the package cuts in silence
+            return self._official.score(images_BCHW, prompts)
         assert self._judge is not None
         return self._judge.cosine(images_BCHW, prompts)
+
+    def _worker(self, weights: Path) -> IsolatedScorer:
+        settings = {"weights": str(weights.resolve())}
+        return IsolatedScorer(self.name, self.environment.script, settings, self.config, self.environment)

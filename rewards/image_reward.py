@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from grpo_bench import Reward, RewardConfig, WeightsFile
+from grpo_bench import Environment, IsolatedScorer, Reward, WeightsFile, WorkerConfig
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from grpo_bench.rewarding import BlipJudge, Cut
 
+OFFICIAL = Path(__file__).parent / "official"
 WEIGHTS = WeightsFile(
     "THUDM/ImageReward",
     "ImageReward.pt",
@@ -29,8 +30,11 @@ VOCABULARY = WeightsFile("google-bert/bert-base-uncased", "vocab.txt", size=231_
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 
 
-class ImageRewardConfig(RewardConfig):
-    """Settings of ImageReward."""
+class ImageRewardConfig(WorkerConfig):
+    """Settings of ImageReward; `python` and the time-outs are the official backend's."""
+
+    backend: Literal["native", "official"] = "native"
+    """Who scores: transformers' BLIP, or the authors' own code in the environment of `grpo-bench rewards install`."""
 
     path: str = ""
     """File with the weights; empty: the hub's, from its cache where it is there."""
@@ -50,8 +54,14 @@ class ImageReward(Reward[ImageRewardConfig]):
     weights = (WEIGHTS, VOCABULARY)
     licence = "Apache-2.0"
     commercial = True
+    environment = Environment(
+        hashed=(OFFICIAL / "build.txt", OFFICIAL / "image-reward.txt"),
+        unhashed=("torch==2.13.0",),
+        script=OFFICIAL / "image_reward.py",
+    )
 
     _judge: BlipJudge | None = None
+    _official: IsolatedScorer | None = None
     _tokenizer: BertTokenizer
     _cut: Cut
 
@@ -67,26 +77,39 @@ class ImageReward(Reward[ImageRewardConfig]):
 
         from grpo_bench.rewarding import Cut, load_blip, read_tensors
 
-        if self._judge is None:
+        if self._judge is None and self._official is None:
             weights, vocabulary = self.files()
             words = vocabulary.read_text(encoding="utf-8").splitlines()
             self._tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
             self._cut = Cut(self.name, self.token_limit)
-            self._judge = load_blip(read_tensors(weights), f"reward {self.name!r} ({weights.name})")
-        self._judge.to(device)
+            if self.config.backend == "official":
+                self._official = self._worker(weights, vocabulary, device)
+            else:
+                self._judge = load_blip(read_tensors(weights), f"reward {self.name!r} ({weights.name})")
+        if self._official is not None:
+            self._official.start()
+        elif self._judge is not None:
+            self._judge.to(device)
 
     def score(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """(head - MEAN) / STD."""
         from grpo_bench.rewarding import full_precision, short_side_cropped
 
         self.load(images_BCHW.device)
-        assert self._judge is not None
         ids_BT, mask_BT = self._tokens(prompts)
+        if self._official is not None:
+            return self._official.score(images_BCHW, prompts)  # the package makes its own tokens, and cuts in silence
+        assert self._judge is not None
         prepared_BCHW = short_side_cropped(images_BCHW, self._judge.side, "half-even")
         device = prepared_BCHW.device
         with full_precision(device):
             value_B: Tensor = self._judge(ids_BT.to(device), mask_BT.to(device), prepared_BCHW)
         return (value_B - MEAN) / STD
+
+    def _worker(self, weights: Path, vocabulary: Path, device: torch.device) -> IsolatedScorer:
+        paths = {"weights": str(weights.resolve()), "vocabulary": str(vocabulary.resolve())}
+        settings = {**paths, "device": str(device)}
+        return IsolatedScorer(self.name, self.environment.script, settings, self.config, self.environment)
 
     def _tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids and mask (B, 35): always padded to the limit, so that a score does not depend on its company."""

@@ -37,12 +37,24 @@ class IsolatedScorer:
     """
 
     def __init__(
-        self, name: str, script: Path, settings: Mapping[str, object], config: WorkerConfig,
+        self,
+        name: str,
+        script: Path,
+        settings: Mapping[str, object],
+        config: WorkerConfig,
         environment: Environment | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         python = config.python or str(interpreter(name, environment))
         times = Timeouts(config.start_timeout, config.batch_timeout)
         self.worker = Worker(name, python, script, settings, times)
+
+    def start(self) -> None:
+        """Let the worker read its weights now, if it has not.
+
+        Raises:
+            UserError: it cannot be started.
+        """
+        self.worker.start()
 
     def score(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B,) fp32 of RGB images in [0, 1], rounded to 8 bits as in an image file.
@@ -88,7 +100,7 @@ class IsolatedReward(Reward[C], Generic[C]):
             script = Path(inspect.getfile(type(self))).resolve().parent / self.script
             settings = self.settings(str(device))
             self._scorer = IsolatedScorer(self.name, script, settings, self.config, self.environment)
-        self._scorer.worker.start()
+        self._scorer.start()
 
     def score(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """What the worker says of the images."""

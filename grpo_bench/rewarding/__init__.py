@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from grpo_bench.rewarding.clip import ClipJudge, full_precision
     from grpo_bench.rewarding.head import linear_head
     from grpo_bench.rewarding.pixels import longest_side_padded, short_side_cropped
-    from grpo_bench.rewarding.tokens import Cut
+    from grpo_bench.rewarding.tokens import ClipTokens, Cut
     from grpo_bench.rewarding.weights import fill, find, find_folder, read_tensors
 
 _HOMES = {
     "BlipJudge": "blip",
     "ClipJudge": "clip",
+    "ClipTokens": "tokens",
     "Cut": "tokens",
     "fill": "weights",
     "find": "weights",
@@ -34,6 +35,7 @@ _HOMES = {
 __all__ = [
     "BlipJudge",
     "ClipJudge",
+    "ClipTokens",
     "Cut",
     "fill",
     "find",

@@ -92,7 +92,6 @@ def _heads(width: int, head: int) -> int:
     return max(1, width // head)
 
 
-def _tower(state: State, prefix: str, width: int) -> dict[str, float]:
+def _tower(state: State, prefix: str, width: int) -> dict[str, int]:
     layers = {key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)}
-    mlp = len(state[f"{prefix}0.mlp.c_fc.bias"])
-    return {"width": width, "layers": len(layers), "mlp_ratio": (mlp + 0.5) / width}  # the package rounds down
+    return {"width": width, "layers": len(layers)}
