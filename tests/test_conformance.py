@@ -104,6 +104,13 @@ def test_a_plan_that_raises_skips_the_rest_but_not_its_source(tmp_path: Path) ->
     assert "mine.py, line 11: it imports time; a method has no clock" in said
 
 
+def test_a_method_that_cannot_be_made_is_a_failure(tmp_path: Path) -> None:
+    path = plugin(tmp_path, "def __init__(self, config):", "    raise ValueError('no GPU')")
+    done = cli_here("check", "--plugin", path, "--fast")
+    assert done.returncode == 1
+    assert "__init__ raised ValueError: no GPU" in " ".join(done.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -9,8 +9,8 @@ from itertools import count
 import numpy as np
 from torch import Tensor
 
+from grpo_bench.conformance.direction import check_direction
 from grpo_bench.conformance.finding import Finding
-from grpo_bench.conformance.ratio import check_direction
 from grpo_bench.conformance.stage import Stage
 from grpo_bench.conformance.subject import Subject
 from grpo_bench.forest.rollout import Floats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from grpo_bench.config import Table, merge, parse_set
+from grpo_bench.config import Table, merge, parse_set, validated
 from grpo_bench.conformance.finding import Finding
 from grpo_bench.conformance.subject import Subject
 from grpo_bench.conformance.suite import check_method
@@ -36,7 +36,9 @@ def subjects(
     chosen = [Subject(name, settings, sampling, fast=fast) for name in names]
     for subject in chosen:
         check_kernel(subject.config().sampling.kernel, "velocity")
-        subject.method()  # an unknown name or setting is the person's error, not the method's
+        validated(
+            subject.kind.Config, settings, "method"
+        )  # an unknown name or setting is the person's error, not the method's
     return chosen
 
 

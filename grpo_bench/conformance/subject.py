@@ -13,6 +13,7 @@ from grpo_bench.forest.schedule import Schedule
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.registry import METHODS, WORKLOADS
 from grpo_bench.training.planning import plan_forest, plan_schedule
+from grpo_bench.training.run import method_sources
 
 SEED = 7
 """All draws of a check are fixed: the same method gives the same figures every time."""
@@ -52,9 +53,7 @@ class Subject:
     @cached_property
     def modules(self) -> dict[str, str]:
         """File of every module that makes the method and is not the engine's, by module name."""
-        names = dict.fromkeys(base.__module__ for base in self.kind.__mro__)
-        outside = [name for name in names if name.split(".")[0] not in ("grpo_bench", "builtins", "abc", "typing")]
-        return {name: str(sys.modules[name].__file__) for name in outside}
+        return {name: str(sys.modules[name].__file__) for name in method_sources(self.kind)}
 
     @property
     def files(self) -> set[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from grpo_bench.conformance.ascent import check_ascent
 from grpo_bench.conformance.cost import check_cost
 from grpo_bench.conformance.credit import check_credit
-from grpo_bench.conformance.finding import Check, Finding, findings
+from grpo_bench.conformance.finding import Check, Finding, blame, findings
 from grpo_bench.conformance.gradient import check_gradient
 from grpo_bench.conformance.identity import check_identity
 from grpo_bench.conformance.order import check_order
@@ -18,6 +17,7 @@ from grpo_bench.conformance.ratio import check_ratio
 from grpo_bench.conformance.resume import check_resume
 from grpo_bench.conformance.source import check_source
 from grpo_bench.conformance.subject import Subject
+from grpo_bench.errors import UserError
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
@@ -42,8 +42,13 @@ def check_method(subject: Subject) -> Iterator[Finding]:
     Raises:
         UserError: unknown method or setting.
     """
-    json.dumps(dict(subject.settings))
-    subject.method()
+    try:
+        subject.method()
+    except UserError:
+        raise
+    except Exception as error:
+        yield Finding("load", False, blame(subject, error))
+        return
     for name, check in CHECKS.items():
         found = findings(name, check, subject)
         yield from found
