@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_bench import Reward, RewardConfig, WeightsFile
+from grpo_bench import Reward, RewardConfig, UserError, WeightsFile
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,12 @@ class Aesthetic(Reward[AestheticConfig]):
             what = f"reward {self.name!r} ({path.name})"
             self._head = fill(lambda: linear_head(tensors, what), tensors, what)
             self._judge = ClipJudge.folder(config.parent, self.name, rounding="half-even")
+            reads, given = tensors["0.weight"].shape[1], self._judge.width
+            if reads != given:
+                raise UserError(
+                    f"the head of reward {self.name!r} reads {reads} numbers, but the features of its CLIP are "
+                    f"{given}; give the CLIP that the head was trained on"
+                )
         self._judge.to(device)
         self._head.to(device)
 

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from reward_checkpoints import RewardFiles
     from running import Make
 
 # A shared machine makes single examples slow, and a test run must give the same answer twice.
@@ -41,6 +42,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
     make(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def reward_files(tmp_path_factory: pytest.TempPathFactory) -> RewardFiles:
+    """Tiny checkpoints of the learned rewards, each made when it is first asked for; read only."""
+    from reward_checkpoints import RewardFiles
+
+    return RewardFiles(tmp_path_factory.mktemp("rewards"))
 
 
 @pytest.fixture

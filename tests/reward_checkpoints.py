@@ -7,6 +7,8 @@ Only numpy, Pillow and torch are imported here; `make_clip_folder` needs transfo
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +215,44 @@ def make_aesthetic(path: Path, seed: int = 0, width: int = 32) -> Path:
     """Write the aesthetic predictor's file format, for a CLIP whose features are `width` wide (published: 768)."""
     torch.save({f"layers.{name}": value.float() for name, value in _head(_Numbers(seed), width).items()}, path)
     return path
+
+
+@dataclass(frozen=True)
+class RewardFiles:
+    """All of the above in one folder, each made when it is first asked for."""
+
+    folder: Path
+
+    @cached_property
+    def hps(self) -> Path:
+        return make_hps(self.folder / "hps.pt")
+
+    @cached_property
+    def image_reward(self) -> Path:
+        return make_image_reward(self.folder / "image-reward.pt")
+
+    @cached_property
+    def bert(self) -> Path:
+        return make_bert_folder(self.folder / "bert")
+
+    @cached_property
+    def clip(self) -> Path:
+        return make_clip_folder(self.folder / "clip")
+
+    @cached_property
+    def aesthetic(self) -> Path:
+        return make_aesthetic(self.folder / "aesthetic.pth")
+
+    @property
+    def settings(self) -> dict[str, dict[str, str]]:
+        """`[reward.NAME]` tables that name these files."""
+        return {
+            "hps": {"path": str(self.hps)},
+            "image-reward": {"path": str(self.image_reward), "tokenizer": str(self.bert)},
+            "pickscore": {"path": str(self.clip)},
+            "clip": {"path": str(self.clip)},
+            "aesthetic": {"path": str(self.aesthetic), "clip": str(self.clip)},
+        }
 
 
 def images() -> dict[str, Image.Image]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reward_checkpoints import RewardFiles
 
 from grpo_bench.config import RewardSection
 from grpo_bench.errors import Diverged, UserError
@@ -89,19 +90,22 @@ def test_a_plain_image_compresses_best() -> None:
 
 
 @pytest.mark.parametrize("name", REWARDS.names())
-def test_every_reward_scores_each_image_by_itself_and_refuses_too_few_prompts(name: str) -> None:
+def test_every_reward_scores_each_image_by_itself_and_refuses_too_few_prompts(
+    name: str, reward_files: RewardFiles
+) -> None:
     # given images of the built-in size, scored together and one by one
-    reward = make_rewards([name], RewardSection())[name]
+    own = reward_files.settings.get(name, {})
+    reward = make_rewards([name], RewardSection.model_validate({name: own} if own else {}))[name]
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     prompts = ["a red circle left of a blue square", "a green triangle", "a yellow circle above a red square"]
     together = score(reward, images, prompts)
     alone = [float(score(reward, images[i : i + 1], prompts[i : i + 1])[0]) for i in range(3)]
-    np.testing.assert_allclose(together, alone, rtol=1e-6)
+    np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-5 if reward.weights else 0)
     assert reward.range[0] <= together.min()
     assert together.max() <= reward.range[1]
     assert (score(reward, images, prompts) == together).all()
     with pytest.raises(ValueError, match="prompts"):
-        reward.score(images, prompts[:2])
+        reward.judge(images, prompts[:2])
 
 
 def test_settings_reach_their_own_reward_only() -> None:

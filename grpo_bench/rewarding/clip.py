@@ -55,6 +55,7 @@ class ClipJudge:
     ) -> None:
         self.model, self._padded, self._rounding = model, padded, rounding
         self.side = int(model.config.vision_config.image_size)
+        self.width = int(model.config.projection_dim)
         limit = int(model.config.text_config.max_position_embeddings)
         self._tokens = ClipTokens(reward, limit=limit, repair=padded, folder=tokenizer)
         self._text = lru_cache(maxsize=PROMPTS_KEPT)(self._encoded)

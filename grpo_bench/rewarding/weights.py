@@ -208,8 +208,9 @@ def fill(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], what: st
 
 def _check_keys(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], what: str) -> None:
     missing, extra = _difference(wanted, tensors), _difference(tensors, wanted)
-    if missing or extra:
-        parts = [f"lacks {_some(missing)}"] * bool(missing) + [f"has {_some(extra)} too many"] * bool(extra)
+    parts = [f"lacks {_some(missing)}"] if missing else []
+    parts += [f"has {_some(extra)} too many"] if extra else []
+    if parts:
         raise UserError(f"these are not the weights of {what}: the file {' and '.join(parts)}; give the published file")
     for name, shape in wanted.items():
         if tuple(tensors[name].shape) != shape:
