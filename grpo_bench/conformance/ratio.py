@@ -22,7 +22,7 @@ from grpo_bench.training.planning import plan_forest
 RATIO = {"mean": 1e-6, "sum": 1e-3}
 """The rule's own bounds, in units of `Stage.magnified`: a sum over D numbers rounds D times as much as their mean."""
 LIMIT = 5.0
-"""Standard errors. The seed is fixed, so that a method passes always or never; a sound one's chance of never is 1e-6, and
+"""Standard errors. The seed is fixed: a method passes always or never. A sound one's chance of never is 1e-6, and
 4e-5 where a single pair of siblings is compared (72 products, whose tails are exponential)."""
 NO_EDGE = "the method trains on the forward process and has no ratio"
 
