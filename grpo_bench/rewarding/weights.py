@@ -37,7 +37,12 @@ def find(weights: WeightsFile, reward: str, *, given: str = "", setting: str = "
         if not path.is_file():
             raise UserError(f"reward.{reward}.{setting} = {given!r} is not a file; give the path of {weights.file}")
         return path
-    path = _cached(weights) or _fetched(weights, reward, setting)
+    return _published(weights, f"reward.{reward}.{setting}=FILE", reward, weights.file)
+
+
+def _published(weights: WeightsFile, setting: str, reward: str, names: str) -> Path:
+    """The file in the hub's cache, fetched if need be. `setting` and `names` say in an error what to give by hand."""
+    path = _cached(weights) or _fetched(weights, setting, reward, names)
     if weights.sha256 and sha256(path) != weights.sha256:
         raise UserError(f"{path} is not the published {weights.file} (its sha256 differs); delete it and fetch it anew")
     return path
@@ -50,7 +55,10 @@ def find_folder(weights: tuple[WeightsFile, ...], reward: str, *, given: str = "
         UserError: as `find`, or a file is missing in the folder `given`.
     """
     if not given:
-        return [find(file, reward, setting=setting) for file in weights][-1].parent
+        names = " ".join(file.file for file in weights)
+        largest_first = sorted(weights, key=lambda file: -file.size)  # the one to name where none can be had
+        paths = [_published(file, f"reward.{reward}.{setting}=FOLDER", reward, names) for file in largest_first]
+        return paths[0].parent
     folder = Path(given).expanduser()
     missing = [file.file for file in weights if not (folder / file.file).is_file()]
     if missing:
@@ -91,20 +99,23 @@ def _cached(weights: WeightsFile) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _fetched(weights: WeightsFile, reward: str, setting: str) -> Path:
+def _fetched(weights: WeightsFile, setting: str, reward: str, names: str) -> Path:
     from huggingface_hub import constants, hf_hub_download
 
+    by_hand = f"`hf download {weights.repo} {names} --local-dir FOLDER`"
     # The hub's client retries for 23 s before it gives up; one question tells as much at once.
     if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
-        raise UserError(_nowhere(weights, reward, setting))
+        raise UserError(
+            f"reward {reward!r} needs {weights}, which is not in the hub's cache ({constants.HF_HUB_CACHE}), and the "
+            f"hub cannot be reached; fetch it with {by_hand} where there is a network and give --set {setting}; "
+            f"rewards that work offline: {', '.join(_weightless())}"
+        )
     log.info("fetching %s", weights)
     try:
         return Path(hf_hub_download(weights.repo, weights.file))
     except Exception as error:  # the client's errors have no common base that all its versions share
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{weights.file} of {weights.repo} cannot be fetched ({reason}); {_by_hand(weights)}"
-        ) from error
+        raise UserError(f"{weights} cannot be fetched ({reason}); try {by_hand} and give --set {setting}") from error
 
 
 def _answers(endpoint: str) -> bool:
@@ -116,21 +127,6 @@ def _answers(endpoint: str) -> bool:
         return True  # it answered
     except (OSError, ValueError):
         return False
-
-
-def _by_hand(weights: WeightsFile) -> str:
-    return f"fetch it with `hf download {weights.repo} {weights.file}`"
-
-
-def _nowhere(weights: WeightsFile, reward: str, setting: str) -> str:
-    from huggingface_hub import constants
-
-    value = "FILE" if weights.file.rsplit(".", 1)[-1] in ("pt", "pth") else "FOLDER"
-    return (
-        f"reward {reward!r} needs {weights}, which is not in the hub's cache "
-        f"({constants.HF_HUB_CACHE}), and the hub cannot be reached; {_by_hand(weights)} where there is a network and "
-        f"give --set reward.{reward}.{setting}={value}; rewards that work offline: {', '.join(_weightless())}"
-    )
 
 
 def _weightless() -> list[str]:
