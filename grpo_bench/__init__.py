@@ -64,6 +64,7 @@ __all__ = [
     "Schedule",
     "UserError",
     "WeightsFile",
+    "WorkerConfig",
     "__version__",
     "back_up",
     "branching",

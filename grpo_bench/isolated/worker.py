@@ -1,7 +1,7 @@
 """The process in a reward's own environment, and the frames that it and the engine exchange.
 
 It runs as a script under an interpreter that knows nothing of this package: only the standard library is imported
-here, and numpy when the first images come. Its standard output and error are free for anybody's prints; frames have a
+here, and numpy when it serves. Its standard output and error are free for anybody's prints; frames have a
 socket of their own. A frame is a magic word, the lengths of a header and of a payload, the header (a JSON object), and
 the payload.
 """
@@ -101,6 +101,8 @@ def serve(channel: Channel, script: str) -> None:
     """Load the scorer, say so, and score batch after batch until the engine closes the socket."""
     try:
         head, _ = channel.receive()
+        import numpy  # noqa: F401 (now, and not in the time of the first batch)
+
         score = load_scorer(script, head)
     except EOFError:
         return

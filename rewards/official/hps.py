@@ -39,7 +39,9 @@ class _Torch:
 def load(settings: Mapping[str, str]) -> Callable[[Iterable[np.ndarray], Sequence[str]], list[float]]:
     """The scorer of the file `settings["weights"]`; the package runs on CUDA where it can."""
     path = settings["weights"]
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    state = torch.load(path, map_location="cpu", weights_only=True).get("state_dict", {})
+    if "visual.conv1.weight" not in state:
+        raise ValueError("these are not the weights of HPSv2: there is no visual.conv1.weight in a state_dict")
     _describe(state)
     model, _, preprocess = create_model_and_transforms(
         _MODEL,

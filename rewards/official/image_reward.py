@@ -36,6 +36,8 @@ def load(settings: Mapping[str, str]) -> Callable[[Iterable[np.ndarray], Sequenc
     Path("bert-base-uncased").mkdir(exist_ok=True)
     shutil.copy(settings["vocabulary"], "bert-base-uncased/vocab.txt")
     state = torch.load(settings["weights"], map_location="cpu", weights_only=True)
+    if f"{_VISION}cls_token" not in state:
+        raise ValueError("these are not the weights of ImageReward: there is no cls_token")
     Path("med_config.json").write_text(json.dumps(_text_sizes(state)))
     _describe_vision(state)
     model = package.load(settings["weights"], device=settings["device"], med_config="med_config.json")
