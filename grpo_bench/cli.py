@@ -296,6 +296,29 @@ def score(
 
 
 @app.command()
+def doctor(
+    results: Results = None,
+    json: Annotated[bool, typer.Option("--json", help="Print findings and facts as one JSON line only.")] = False,
+) -> None:
+    """Say what is installed and cached, what cannot work, and the command that mends it. Fails with exit code 1."""
+    from grpo_bench.doctor.diagnosis import diagnose
+    from grpo_bench.doctor.probes import examine
+    from grpo_bench.terminal.health import health_json, print_health
+    from grpo_bench.terminal.tables import stdout_console
+    from grpo_bench.terminal.waiting import waiting
+
+    with waiting("importing everything once, in another process", quiet=json):
+        facts = examine(_results_folder(results))
+    findings = diagnose(facts)
+    if json:
+        _print_json(health_json(facts, findings))
+    else:
+        print_health(findings, stdout_console())
+    if any(finding.mark == "fail" for finding in findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
 def pretrain(
     workload: Annotated[str, typer.Argument(help="Workload whose checkpoint to make: shapes.")],
     output: Annotated[Path, typer.Option(help="New folder for the checkpoint.")] = Path("shapes-model"),
