@@ -24,7 +24,7 @@ from grpo_bench.registry import METHODS, WORKLOADS
 from grpo_bench.rewarding.weights import fingerprints
 from grpo_bench.store.atomic import saving
 from grpo_bench.store.record import RunRecord, Status
-from grpo_bench.store.run import RunStore
+from grpo_bench.store.run import RunStore, point_name
 from grpo_bench.training import checkpoint
 from grpo_bench.training.planning import check_plan, make_method
 from grpo_bench.training.session import Session, judges, open_session, pick_device, splits
@@ -190,9 +190,8 @@ class _StoreRecorder:
     def point(self, row: dict[str, float], evaluation: Evaluation) -> None:
         """Images first: a stored point always has its images."""
         images = evaluation.images
-        self._store.save_images(
-            f"point-{int(row['iteration']):06d}", images.reshape(-1, *images.shape[2:]), images.shape[1]
-        )
+        name = point_name(int(row["iteration"]))
+        self._store.save_images(name, images.reshape(-1, *images.shape[2:]), images.shape[1])
         self._store.append_point(row)
 
     def checkpoint(self, session: Session) -> None:
