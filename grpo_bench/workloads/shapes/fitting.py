@@ -7,7 +7,8 @@ sigma logit-normal.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,19 @@ class Pictures:
     captions: tuple[str, ...]
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """That many threads of torch inside: sums are split over threads, and another number of them rounds otherwise."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def draw_pictures(count: int, seed: int) -> Pictures:
     """Pictures of the split `train`, with random nuisance."""
     import torch
@@ -69,13 +83,13 @@ def fit_vae(vae: AutoencoderKL, pictures: Pictures, steps: int, generator: Gener
 
     optimiser = torch.optim.AdamW(vae.parameters(), lr=VAE_LR, betas=(0.9, 0.99), weight_decay=0.01)
     for step in range(steps):
-        _set_rate(optimiser, VAE_LR * _schedule(step, steps))
+        set_rate(optimiser, VAE_LR * rate_schedule(step, steps))
         index = torch.randint(len(pictures.pixels), (VAE_BATCH,), generator=generator)
         x_BCHW = to_input(pictures.pixels[index])
         posterior = vae.encode(x_BCHW).latent_dist
         error = (vae.decode(posterior.sample(generator)).sample - x_BCHW).square().mean()
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        _descend(optimiser, error + KL_WEIGHT * kl, vae.parameters())
+        descend(optimiser, error + KL_WEIGHT * kl, vae.parameters())
         progress("autoencoder", step + 1, steps)
     z = encode(vae, pictures.pixels[:4096])
     vae.register_to_config(shift_factor=float(z.mean()), scaling_factor=float(1 / z.std()))
@@ -102,11 +116,11 @@ def fit_flow(
     average = [weight.detach().clone() for weight in weights]
     optimiser = torch.optim.AdamW(weights, lr=FLOW_LR, betas=(0.9, 0.99), weight_decay=0.01, foreach=True)
     for step in range(steps):
-        _set_rate(optimiser, FLOW_LR * _schedule(step, steps))
+        set_rate(optimiser, FLOW_LR * rate_schedule(step, steps))
         index = torch.randint(len(z), (FLOW_BATCH,), generator=generator)
         dropped = torch.rand(FLOW_BATCH, generator=generator) < DROPOUT
         text = tokens[torch.where(dropped, len(texts) - 1, pictures.caption[index])]
-        _descend(optimiser, _flow_loss(pipe, z[index], text, generator), weights)
+        descend(optimiser, _flow_loss(pipe, z[index], text, generator), weights)
         torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - min(EMA, (1 + step) / (10 + step)))
         progress("transformer", step + 1, steps)
     with torch.no_grad():
@@ -131,18 +145,20 @@ def _flow_loss(pipe: StableDiffusion3Pipeline, x0: Tensor, tokens: Tensor, gener
     return loss
 
 
-def _schedule(step: int, steps: int) -> float:
+def rate_schedule(step: int, steps: int) -> float:
     """Linear warm-up over the first 3%, then half a cosine down to 2%."""
     warm = min(1.0, (step + 1) / max(1, 0.03 * steps))
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def _set_rate(optimiser: Optimizer, rate: float) -> None:
+def set_rate(optimiser: Optimizer, rate: float) -> None:
+    """Sets the learning rate of every group."""
     for group in optimiser.param_groups:
         group["lr"] = rate
 
 
-def _descend(optimiser: Optimizer, loss: Tensor, weights: Iterable[Parameter]) -> None:
+def descend(optimiser: Optimizer, loss: Tensor, weights: Iterable[Parameter]) -> None:
+    """One clipped step down the loss. Raises Diverged where that is no finite number."""
     import torch
 
     if not torch.isfinite(loss):

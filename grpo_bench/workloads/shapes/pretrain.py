@@ -9,8 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +25,7 @@ from grpo_bench.workloads.shapes.fitting import (
     draw_pictures,
     fit_flow,
     fit_vae,
+    threads,
     to_input,
 )
 from grpo_bench.workloads.shapes.judge import judge
@@ -92,23 +91,10 @@ def pretrain(
         pipe = make_pipeline()
     generator = torch.Generator().manual_seed(seed)
     pictures = draw_pictures(min(PICTURES, max(FLOW_BATCH * steps, VAE_BATCH * vae_steps)), seed)
-    with _threads(THREADS):
+    with threads(THREADS):
         fit_vae(pipe.vae, pictures, vae_steps, generator, report)
         fit_flow(pipe, pictures, steps, generator, report)
         return _write(pipe, output, steps, vae_steps, len(pictures.pixels), seed)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Sums are split over threads, so another number of them rounds otherwise and gives other weights."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _write(
