@@ -24,7 +24,7 @@ run: $(STAMP) ## install if needed, then train the built-in model by RL and show
 	@$(BIN)/grpo-bench run --method tree
 
 test: $(STAMP) ## install if needed, then run the tests
-	@$(BIN)/python -m pytest -m "$(FAST)"
+	@$(BIN)/python -m pytest -m "$(FAST)" -n auto --dist worksteal
 
 slow: $(STAMP) ## the tests that take minutes
 	@$(BIN)/python -m pytest -m "$(SLOW)" --timeout 900

@@ -36,7 +36,7 @@ def refused(tiny_model: Path, tmp_path: Path, results: Path) -> Callable[..., st
         (["--reward", "jpeg-compresibility"], "no reward is named 'jpeg-compresibility'; did you mean 'jpeg-comp"),
         (["--workload", "shape"], "no workload is named 'shape'; did you mean 'shapes'?"),
         (["--recipe", "flowgrpo"], "no recipe is named 'flowgrpo'; did you mean 'flow-grpo'?"),
-        (["--set", "model.policy=sd4"], "no policy is named 'sd4'; did you mean 'sd3'?"),
+        (["--set", "model.policy=sd33"], "no policy is named 'sd33'; did you mean 'sd3'?"),
         (["--set", "sampling.kernel=flow_sde"], "did you mean 'flow-sde'?"),
         (["--set", "training.promts=3"], "no setting is named 'training.promts'; did you mean 'training.prompts'?"),
         (["--set", "method.groop=3"], "no setting is named 'method.groop'; did you mean 'method.group'?"),

@@ -169,7 +169,7 @@ def test_reward_settings_reach_the_reward() -> None:
 
     made = make_rewards(["jpeg-compressibility"], config.reward)["jpeg-compressibility"]
 
-    assert made.config.model_dump() == {"quality": 50}
+    assert made.config.model_dump(exclude_unset=True) == {"quality": 50}
 
 
 class Inner(BaseModel, extra="forbid"):

@@ -25,7 +25,8 @@ def summarise() -> dict[str, dict[str, object]]:
 def readme_rows() -> dict[str, list[str]]:
     """The table's cells by method."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", text, flags=re.MULTILINE)
+    measured = text.partition("## Measured")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", measured, flags=re.MULTILINE)
     return {method: [cell.strip() for cell in cells.split("|")] for method, cells in rows}
 
 
