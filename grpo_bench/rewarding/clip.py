@@ -90,8 +90,12 @@ class ClipJudge:
         """Move to `device`, where the images are; what was kept of prompts is dropped when it moves."""
         if next(self.model.parameters()).device != device:
             self.model.to(device)  # type: ignore[arg-type]
-            self._text.cache_clear()
+            self.forget()
         return self
+
+    def forget(self) -> None:
+        """Drop the features of prompts that were kept."""
+        self._text.cache_clear()
 
     @property
     def scale(self) -> Tensor:
