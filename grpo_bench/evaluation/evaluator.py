@@ -117,6 +117,8 @@ class Evaluator:
         for reward in self._rewards.values():
             parts = score_parts(reward, to_images(flat, self._policy.device), names)
             columns |= {f"reward/{name}": float(values.mean()) for name, values in parts.items()}
+            if reward.name in self._weights and len(self._weights) > 1:
+                columns[f"spread/{reward.name}"] = float(parts[reward.name].std())
         columns["proxy"] = sum(weight * columns[f"reward/{name}"] for name, weight in self._weights.items())
         columns["gold"] = columns[f"reward/{self._gold}"] if self._gold else columns["proxy"]
         columns["base_distance"] = self._base_distance()

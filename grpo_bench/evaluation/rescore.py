@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from grpo_bench.config import RewardSection, RunConfig
-from grpo_bench.errors import Diverged, UserError
+from grpo_bench.errors import Diverged, RewardFailed, UserError
 from grpo_bench.evaluation.evaluator import to_images
 from grpo_bench.evaluation.scoring import make_rewards, score_parts
 from grpo_bench.metering.environment import environment
@@ -94,6 +94,7 @@ def rescore(
     Raises:
         UserError: a reward that the run trained on, an unknown or failing one, one whose column exists with other
             settings, a run without points, damaged images, or a run that is being written.
+        RewardFailed: a reward's own process died.
     """
     started = perf_counter()
     for name in names:
@@ -212,7 +213,7 @@ class _Job:
                 judged = score_parts(reward, to_images(images[part], self._device), prompts[part])
                 for name, values in judged.items():
                     sums[name] = sums.get(name, 0.0) + float(values.sum())
-        except UserError:
+        except (UserError, RewardFailed):
             raise
         except Diverged as error:
             raise UserError(f"{error}, which is no score; what was scored before is stored") from error

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from grpo_bench.config import RunConfig, validated
+from grpo_bench.config import RewardSection, RunConfig, validated
 from grpo_bench.errors import Diverged, RewardFailed, UserError
+from grpo_bench.evaluation.combination import combination
 from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.metering.environment import environment
 from grpo_bench.method import Method, MethodConfig
@@ -178,21 +179,22 @@ def _train(store: RunStore, config: RunConfig, observer: Observer) -> bool:
     if point is not None:
         checkpoint.load(point.path, session)
         log.info("resumed after iteration %d", session.ledger.iterations)
-    return Trainer(session, _StoreRecorder(store), observer).run()
+    return Trainer(session, _StoreRecorder(store, config.reward), observer).run()
 
 
 class _StoreRecorder:
     """Writes points, images and checkpoints into a run's folder."""
 
-    def __init__(self, store: RunStore) -> None:
-        self._store = store
+    def __init__(self, store: RunStore, reward: RewardSection) -> None:
+        self._store, self._reward = store, reward
 
     def point(self, row: dict[str, float], evaluation: Evaluation) -> None:
         """Images first: a stored point always has its images."""
         images = evaluation.images
         name = point_name(int(row["iteration"]))
         self._store.save_images(name, images.reshape(-1, *images.shape[2:]), images.shape[1])
-        self._store.append_point(row)
+        rows = self._store.rows()
+        self._store.append_point(row | combination(rows[0] if rows else row, row, self._reward))
 
     def checkpoint(self, session: Session) -> None:
         """Everything a resume needs."""
