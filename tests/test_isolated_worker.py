@@ -127,10 +127,16 @@ def fails(worker: Worker, kind: type[Exception] = RewardFailed) -> str:
 
 def alive(pid: int) -> bool:
     """Whether a process runs (a zombie does not)."""
+    if Path("/proc/self").exists():
+        try:
+            return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
+    return True
 
 
 SCORING = """
