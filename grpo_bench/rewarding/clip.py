@@ -89,7 +89,7 @@ class ClipJudge:
     def to(self, device: torch.device) -> ClipJudge:
         """Move to `device`, where the images are; what was kept of prompts is dropped when it moves."""
         if next(self.model.parameters()).device != device:
-            self.model.to(device)  # type: ignore[arg-type]
+            self.model.to(device)
             self.forget()
         return self
 
@@ -100,7 +100,8 @@ class ClipJudge:
     @property
     def scale(self) -> Tensor:
         """exp(logit_scale), which some rewards multiply the cosine with."""
-        return self.model.logit_scale.exp()
+        scale: Tensor = self.model.logit_scale.exp()
+        return scale
 
     def images(self, images_BCHW: Tensor) -> Tensor:
         """Unit features (B, D) of images in [0, 1]."""
