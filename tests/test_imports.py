@@ -23,6 +23,8 @@ LIGHT_MODULES = [
     "grpo_bench.forest.draw",
     "grpo_bench.forest.forest",
     "grpo_bench.forest.rollout",
+    "grpo_bench.isolated.commands",
+    "grpo_bench.isolated.reward",
     "grpo_bench.method",
     "grpo_bench.registry",
     "grpo_bench.reward",

@@ -168,6 +168,23 @@ def test_a_worker_that_fails_says_why(worker: Start, lines: list[str], reason: s
     assert reason in fails(worker(scoring(*lines)))
 
 
+def test_a_worker_that_died_between_two_batches_is_noticed(worker: Start) -> None:
+    # given a worker that scored a batch, and is then killed, as by a machine without memory
+    echo = worker(ECHO)
+    assert echo.score(pixels(1), ["a"]) == [2.0]
+    assert echo.pid is not None
+    os.kill(echo.pid, signal.SIGKILL)
+
+    with pytest.raises(RewardFailed, match="was killed by SIGKILL"):
+        echo.score(pixels(1), ["a"])
+
+
+def test_a_score_that_is_no_number_arrives_as_it_is(worker: Start) -> None:
+    # so that the engine says which image it was, and ends the run as diverged
+    odd = worker(scoring("return [float('nan'), float('-inf')]"))
+    assert [str(score) for score in odd.score(pixels(1, 2), ["a", "b"])] == ["nan", "-inf"]
+
+
 def test_a_worker_that_hangs_is_killed_in_time(worker: Start) -> None:
     # given a scorer that never returns, and half a second
     hanging = worker(scoring("time.sleep(600)"), batch=0.5)
