@@ -320,17 +320,17 @@ def doctor(
 
 @app.command()
 def pretrain(
-    workload: Annotated[str, typer.Argument(help="Workload whose checkpoint to make: shapes.")],
-    output: Annotated[Path, typer.Option(help="New folder for the checkpoint.")] = Path("shapes-model"),
+    model: Annotated[str, typer.Argument(help="Shipped model to make: shapes, or its learned reward shapes-pref.")],
+    output: Annotated[Path | None, typer.Option(help="New folder; default: MODEL-model.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the shipped model's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of data and weights.")] = 0,
 ) -> None:
-    """Make a workload's shipped checkpoint again, from rendered captions."""
-    if workload != "shapes":
-        raise UserError(f"no workload named {workload!r} has a checkpoint to make; {nearest(workload, ['shapes'])}")
+    """Make a shipped model again, from rendered captions."""
+    if model not in ("shapes", "shapes-pref"):
+        raise UserError(f"no shipped model is named {model!r}; {nearest(model, ['shapes', 'shapes-pref'])}")
     from grpo_bench.terminal.display import show_pretraining
 
-    _print_json(show_pretraining(output, steps=steps, seed=seed))
+    _print_json(show_pretraining(model, output or Path(f"{model}-model"), steps=steps, seed=seed))
 
 
 @new_app.command("method")

@@ -252,15 +252,15 @@ def _move_logs(source: TextIO, target: TextIO) -> None:
             handler.setStream(target)
 
 
-def show_pretraining(output: Path, *, steps: int | None, seed: int) -> dict[str, int | float | str]:
-    """Make the shipped checkpoint of `shapes` again with a progress bar on stderr; the numbers of its model card.
+def show_pretraining(model: str, output: Path, *, steps: int | None, seed: int) -> dict[str, object]:
+    """Make a shipped model, `shapes` or `shapes-pref`, again with a progress bar on stderr; its model card's numbers.
 
     Raises:
         UserError: `output` exists, or `steps` is not positive.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from grpo_bench.workloads.shapes.pretrain import pretrain
+    from grpo_bench.workloads.shapes import preference, pretrain
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=_stderr(), redirect_stdout=False) as bar:
@@ -271,7 +271,9 @@ def show_pretraining(output: Path, *, steps: int | None, seed: int) -> dict[str,
                 tasks[phase] = bar.add_task(clean_text(phase), total=total)
             bar.update(tasks[phase], completed=done)
 
-        return asdict(pretrain(output, steps=steps, seed=seed, progress=report))
+        if model == "shapes-pref":
+            return asdict(preference.pretrain(output, steps=steps, seed=seed, progress=report))
+        return asdict(pretrain.pretrain(output, steps=steps, seed=seed, progress=report))
 
 
 def _stderr() -> Console:
