@@ -362,6 +362,18 @@ def test_entry_points_are_loaded_elsewhere_and_a_broken_one_is_named(
     assert "jazz_of_a_test" not in sys.modules
 
 
+def test_damaged_metadata_of_grpo_bench_hides_no_other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given an egg-info without requirements, first on the path
+    (tmp_path / "grpo_bench.egg-info").mkdir()
+    (tmp_path / "grpo_bench.egg-info" / "PKG-INFO").write_text(
+        "Metadata-Version: 2.1\nName: grpo-bench\nVersion: 0.1\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = {package.name: package for package in packages()}
+    assert found["grpo-bench"].version == "0.1"
+    assert found["torch"].version and found["diffusers"].version
+
+
 def test_metadata_is_read_in_the_order_of_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder, name in (("here", "grpo_bench.egg-info"), ("site", "grpo_bench-0.2.dist-info")):
         (tmp_path / folder / name).mkdir(parents=True)

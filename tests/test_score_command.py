@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from reward_checkpoints import make_hps
 from run_folder import point, save_images, stored
 from running import Make, Watcher, cli_here, run, sentence
 
 from grpo_bench.config import RewardSection, RunConfig, merge, parse_set
 from grpo_bench.errors import UserError
+from grpo_bench.evaluation.evaluator import to_images
 from grpo_bench.evaluation.rescore import Report, rescore, score_section
+from grpo_bench.evaluation.scoring import make_rewards
 from grpo_bench.registry import REWARDS
 from grpo_bench.store.reader import read_runs
 from grpo_bench.store.run import SCORES, RunStore
@@ -375,3 +379,23 @@ def test_score_section_takes_each_name_once() -> None:
     names, section = score_section("a, b,a", {"reward": {"b": {"batch": 2}}})
     assert names == ["a", "b"]
     assert section.settings("b") == {"batch": 2}
+
+
+def test_a_learned_reward_scores_from_its_published_file(store: RunStore, tmp_path: Path) -> None:
+    # given weights in the published format, and the same reward asked directly
+    weights = make_hps(tmp_path / "hps.pt")
+    section = RewardSection.model_validate({"name": "hps", "hps": {"path": str(weights)}})
+    reward = make_rewards(["hps"], section)["hps"]
+    images = to_images(store.load_images("point-000005"), torch.device("cpu"))
+    expected = float(reward.judge(images, [prompt for prompt in PROMPTS for _ in range(2)])["hps"].double().mean())
+
+    done = cli_here("score", RUN, "--reward", "hps", "--set", f"reward.hps.path={weights}", "--json")
+
+    assert json.loads(done.stdout)["scores"]["heldout/hps"]["final"] == pytest.approx(expected, abs=1e-6)
+    (one,) = RunStore(store.folder).scores().passes
+    assert one.weights == {"hps.pt": f"unverified:{hashlib.sha256(weights.read_bytes()).hexdigest()}"}
+    # without network and file, one sentence says what is missing, and what there was stays
+    other = stored(store.folder.parent, [point(0, 0.5)], run="shapes-tree-s1-0123456789")
+    save_images(other, PROMPTS)
+    assert "HPS_v2.1_compressed.pt" in sentence(cli_here("score", other.folder.name, "--reward", "hps"))
+    assert not (other.folder / SCORES).exists()

@@ -5,11 +5,8 @@ from __future__ import annotations
 import shlex
 
 from grpo_bench.doctor.facts import KINDS, Facts, Finding, Install, Package, pip, shown
-from grpo_bench.doctor.probes import MODULES, PROTOCOLS
+from grpo_bench.doctor.probes import CORE, MODULES, PROTOCOLS
 from grpo_bench.doctor.requirements import fits, parse, release
-
-SHOWN = ("torch", "diffusers", "transformers", "huggingface-hub", "accelerate", "peft", "safetensors")
-"""Packages with a line of their own; of the others only what is wrong is said."""
 
 
 def python(facts: Facts) -> list[Finding]:
@@ -27,7 +24,7 @@ def packages(facts: Facts) -> list[Finding]:
     found, well = [], []
     culprit = breaks_transformers(facts)
     for package in facts.packages:
-        if not package.bound:
+        if not package.bound and package.name not in CORE:
             continue
         error = facts.error(MODULES.get(package.name, package.name))
         if culprit and "torchvision" in error and package.fits:
@@ -35,7 +32,7 @@ def packages(facts: Facts) -> list[Finding]:
             found.append(Finding("software", "fail", package.name, said))
             continue
         finding = _package(facts, package, error)
-        if finding.mark == "ok" and package.name not in SHOWN:
+        if finding.mark == "ok" and package.name not in CORE:
             well.append(package.name)
         else:
             found.append(finding)
@@ -48,7 +45,7 @@ def _package(facts: Facts, package: Package, error: str) -> Finding:
     name, bound = package.name, package.bound
     install = pip(facts, f"install {shlex.quote(name + bound)}")
     if not package.version:
-        return Finding("software", "fail", name, f"not installed; {bound} is needed", install)
+        return Finding("software", "fail", name, f"not installed; {bound or 'it'} is needed", install)
     if not package.fits:
         return Finding("software", "fail", name, f"{package.version}, but {bound} is needed", install)
     if error:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from http.client import HTTPException
 from pathlib import Path
 
 from grpo_bench.doctor.facts import Host, Hub
@@ -79,7 +80,7 @@ def hub() -> Hub:
         urllib.request.urlopen(request, timeout=HUB_SECONDS, context=context).close()
     except urllib.error.HTTPError:
         pass  # it answered
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = re.sub(r"^\[.*?\] ", "", " ".join(str(getattr(error, "reason", error)).split()))[:200]
         return Hub(known.endpoint, "", False, reason, known.token, known.cache)
     return Hub(known.endpoint, "", True, "", known.token, known.cache)
