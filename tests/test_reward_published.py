@@ -1,4 +1,4 @@
-"""The published weights themselves, where they can be had: they load, tell pictures apart, and score as the packages do."""
+"""The published weights themselves, where they can be had: they load, tell pictures apart, and score as officially."""
 
 from __future__ import annotations
 
