@@ -157,7 +157,10 @@ def scoring(*lines: str) -> str:
     ("lines", "reason"),
     [
         (["os.kill(os.getpid(), signal.SIGKILL)"], "was killed by SIGKILL"),
-        (["print('no more memory')", "os._exit(3)"], "ended with exit code 3 (it wrote last: no more memory)"),
+        (
+            ["print('no more memory', file=sys.stderr)", "os._exit(3)"],
+            "exit code 3 (it wrote last: no more memory)",
+        ),
         (["return [1.0]"], "gave 1 scores for 2 images"),
         (["return [1.0, 2.0, 3.0]"], "gave 3 scores for 2 images"),
         (["return ['good', 'bad']"], "reported ValueError: could not convert string to float: 'good'"),
@@ -245,25 +248,44 @@ def test_an_interpreter_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 PARENT = """
-import sys, time, numpy as np
+import sys, threading, numpy as np
 from pathlib import Path
 from grpo_bench.isolated.process import Timeouts, Worker
 worker = Worker("echo", sys.executable, Path(sys.argv[1]), {}, Timeouts(20, 600))
+if sys.argv[2] == "thread":
+    thread = threading.Thread(target=worker.start)
+    thread.start()
+    thread.join()
 worker.start()
 print(worker.pid, flush=True)
 worker.score(np.zeros((1, 1, 1, 3), dtype=np.uint8), ["a"])
 """
 
 
-@pytest.mark.parametrize("hold", ["time.sleep(600)", "[0 for _ in iter(int, 1)]"])
-def test_a_worker_dies_with_its_parent(tmp_path: Path, hold: str) -> None:
+HOLDS_THE_INTERPRETER = "__import__('ctypes').PyDLL(None).sleep(600)"
+
+
+@pytest.mark.parametrize(
+    ("hold", "starter"),
+    [
+        ("[0 for _ in iter(int, 1)]", "main"),
+        # Linux ends it although no other thread of it can run.
+        pytest.param(HOLDS_THE_INTERPRETER, "main", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux")),
+        # The end of the thread that started it is not the end of the run; here it looks for its parent by itself.
+        ("time.sleep(600)", "thread"),
+    ],
+)
+def test_a_worker_dies_with_its_parent(tmp_path: Path, hold: str, starter: str) -> None:
     # given a run whose worker is in the midst of a batch
-    script = tmp_path / "scorer.py"
-    script.write_text(scoring(hold), encoding="utf-8")
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, script], stdout=subprocess.PIPE, text=True)
+    script, begun = tmp_path / "scorer.py", tmp_path / "begun"
+    script.write_text(scoring(f"open({str(begun)!r}, 'w').close()", hold), encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, script, starter], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
-    assert alive(pid)
+    limit = time.monotonic() + 20
+    while not begun.exists() and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert begun.exists() and alive(pid)
 
     # when the run is killed
     os.kill(parent.pid, signal.SIGKILL)
