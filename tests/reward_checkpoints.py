@@ -204,7 +204,7 @@ def make_clip_folder(folder: Path, seed: int = 0) -> Path:
         for name, weight in sorted(model.named_parameters()):
             if weight.dim() > 1:
                 weight.copy_(numbers.normal(*weight.shape, std=weight[0].numel() ** -0.5).float())
-            elif name.endswith("bias"):
+            elif name.endswith(("bias", "class_embedding")):
                 weight.copy_(numbers.normal(*weight.shape).float())
         model.logit_scale.fill_(3.0)
     model.save_pretrained(folder)
