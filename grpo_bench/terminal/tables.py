@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from rich.box import SIMPLE_HEAD
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -39,7 +40,7 @@ __all__ = [
 
 WIDTH = 90
 RECIPES_WIDTH = 112
-VERBOSE_WIDTH = 132
+VERBOSE_WIDTH = 110
 PRUNING = "pruned: what is left after one draw of example rewards, on which it depends"
 
 
@@ -80,22 +81,19 @@ def print_entries(kind: str, entries: Sequence[Entry], *, verbose: bool, console
     if not entries:
         console.print(Text(f"no {kind} are installed"))
         return
-    table = _listing(console, VERBOSE_WIDTH if verbose else WIDTH)
+    if verbose:
+        for entry in entries:
+            _print_whole(entry, console)
+        return
+    table = _listing(console)
     table.add_column(kind, no_wrap=True)
     table.add_column("what it is", ratio=1, overflow="fold")
     table.add_column("paper", no_wrap=True)
     table.add_column("from", overflow="fold", max_width=24)
     for entry in entries:
-        broken = entry.error is not None
-        summary = _broken(entry.error, verbose=verbose) if entry.error is not None else plain(entry.summary, limit=200)
-        if verbose:
-            summary = Text("\n").join([summary, *(plain(fact, "dim", 200) for fact in entry.facts)])
-        origin = f"{entry.origin} {entry.version}" if verbose and entry.version else entry.origin
-        table.add_row(
-            plain(entry.name, "bold red" if broken else "bold cyan", 64), summary, _paper(entry.paper), plain(origin)
-        )
+        table.add_row(_name(entry), _summary(entry, 60), _paper(entry.paper), plain(entry.origin))
     console.print(table)
-    if not verbose and any(entry.error for entry in entries):
+    if any(entry.error for entry in entries):
         console.print(Text("-v shows the whole errors", style="dim"))
 
 
@@ -234,8 +232,26 @@ def _listing(console: Console, width: int = WIDTH) -> Table:
     return Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), width=min(width, console.width))
 
 
-def _broken(error: str, *, verbose: bool) -> Text:
-    return Text.assemble(("cannot be loaded: ", "red"), plain(error, limit=500 if verbose else 60))
+def _name(entry: Entry) -> Text:
+    return plain(entry.name, "bold red" if entry.error is not None else "bold cyan", 64)
+
+
+def _summary(entry: Entry, limit: int) -> Text:
+    """What it is, or why it cannot be loaded, of which `limit` characters are shown."""
+    if entry.error is None:
+        return plain(entry.summary, limit=200)
+    return Text.assemble(("cannot be loaded: ", "red"), plain(entry.error, limit=limit))
+
+
+def _print_whole(entry: Entry, console: Console) -> None:
+    """One entry as a paragraph, which holds more than a table's cell does at 80 columns."""
+    origin = " ".join(part for part in (entry.origin, entry.version) if part)
+    source = Text(", ", style="dim").join(part for part in (_paper(entry.paper), plain(origin, "dim")) if part)
+    lines = [_summary(entry, 500), *(plain(fact, "dim", 300) for fact in entry.facts)]
+    console.print(Text("  ").join([_name(entry), source]))
+    for line in lines:
+        console.print(Padding(line, (0, 0, 0, 4)), width=min(VERBOSE_WIDTH, console.width))
+    console.print()
 
 
 def _paper(paper: str) -> Text:
