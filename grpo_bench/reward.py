@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 class WeightsFile:
     """A published file that a reward reads: `file` of the hub's repository `repo`.
 
-    `size` is in bytes, 0 where unknown; `sha256` is empty where nobody has checked it.
+    `size` is in bytes, 0 where unknown; `sha256` is empty where nobody has checked it. `aliases` are other names of the
+    repository, under which the hub's cache may hold the file.
     """
 
     repo: str
     file: str
     sha256: str = ""
     size: int = 0
+    aliases: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.file} of {self.repo}" + (f" ({human_size(self.size)})" if self.size else "")

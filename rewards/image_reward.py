@@ -25,8 +25,9 @@ WEIGHTS = WeightsFile(
     "ImageReward.pt",
     sha256="d71dc8d4912bc633c06ab8ef1ef6a81e8199d4369f14b47b29baf1d19de561f6",
     size=1_786_880_927,
+    aliases=("zai-org/ImageReward",),
 )
-VOCABULARY = WeightsFile("google-bert/bert-base-uncased", "vocab.txt", size=231_508)
+VOCABULARY = WeightsFile("google-bert/bert-base-uncased", "vocab.txt", size=231_508, aliases=("bert-base-uncased",))
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 
 

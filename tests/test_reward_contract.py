@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -147,6 +148,13 @@ def test_a_file_in_the_hubs_cache_is_taken_if_it_is_the_published_one(cache: Pat
     assert find_folder((PUBLISHED,), "mean") == path.parent
     path.write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"is not the published weights\.pt \(its sha256 differs\); delete it and"):
+        find(PUBLISHED, "mean")
+
+
+def test_a_file_that_the_cache_holds_under_a_repositorys_old_name_is_taken(cache: Path) -> None:
+    path = publish(cache, WeightsFile("model", PUBLISHED.file))
+    assert find(dataclasses.replace(PUBLISHED, aliases=("model",)), "mean") == path
+    with pytest.raises(UserError, match=r"needs weights\.pt of somebody/model \(0\.0 kB\), which is not in"):
         find(PUBLISHED, "mean")
 
 

@@ -95,8 +95,8 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 def _cached(weights: WeightsFile) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(weights.repo, weights.file)
-    return Path(found) if isinstance(found, str) else None
+    found = (try_to_load_from_cache(repo, weights.file) for repo in (weights.repo, *weights.aliases))
+    return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
 def _fetched(weights: WeightsFile, setting: str, reward: str, names: str) -> Path:
