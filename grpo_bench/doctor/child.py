@@ -86,9 +86,10 @@ def declared(value: object, name: str) -> Line:
     }
     environment = getattr(value, "environment", None)
     if environment is not None:
-        from grpo_bench.isolated.environment import state
+        from grpo_bench.isolated.environment import Environment, state
 
-        facts["environment"] = str(state(name, environment))
+        if isinstance(environment, Environment):
+            facts["environment"] = str(state(name, environment))
     return facts
 
 

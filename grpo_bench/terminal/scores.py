@@ -82,16 +82,20 @@ def print_scores(store: RunStore, report: Report, console: Console) -> None:
 
 def _print_notes(store: RunStore, report: Report, console: Console) -> None:
     each = report.images // report.prompts
-    of = f"{report.prompts} held-out prompts x {each} images at each of {report.points} points"
+    of = f"{report.prompts} held-out prompts x {each} images at each of {_points(report.points)}"
     console.print(Text(f"  {of}, {report.points * report.images:,} images"))
     added = [one for one in report.rewards if one.added]
     if added:
-        said = ", ".join(f"{one.reward} at {one.added} points" for one in added)
+        said = ", ".join(f"{one.reward} at {_points(one.added)}" for one in added)
         console.print(Text.assemble("  ", ("scored", "green"), ": ", plain(said), f", in {report.seconds:.1f} s"))
         console.print(Text.assemble("  ", ("stored", "green"), ": ", shown_path(store.folder / SCORES)), soft_wrap=True)
     for one in report.rewards:
         if one.kept:
             console.print(Text.assemble("  ", ("kept", "yellow"), ": ", plain(f"{one.reward}: {one.kept}")))
+
+
+def _points(count: int) -> str:
+    return f"{count} point{'' if count == 1 else 's'}"
 
 
 def _rows(store: RunStore) -> list[Row]:
