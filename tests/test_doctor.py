@@ -165,10 +165,10 @@ def test_the_protobuf_that_hpsv2_pins() -> None:
         (Torch("2.13.0", "13.0", driver_error="RuntimeError: Found no NVIDIA driver on your system."), (),
          "built for CUDA 13.0 and finds no NVIDIA driver, which matters only with a GPU", "nvidia-smi"),
         (Torch("2.13.0", "13.0", driver_error="RuntimeError: The NVIDIA driver on your system is too old (found 11)."),
-         ("NVIDIA H200",), "the NVIDIA driver is too old for a torch built for CUDA 13.0", "update the driver"),
-        (Torch("2.13.0", "13.0", driver_error="RuntimeError: No CUDA GPUs are available"), ("NVIDIA H200",),
-         "torch cannot use NVIDIA H200 (RuntimeError: No CUDA GPUs are available)", "nvidia-smi"),
-        (Torch("2.13.0+cpu"), ("NVIDIA H200",), "torch is built for the CPU and leaves NVIDIA H200 idle", "install"),
+         ("NVIDIA A100",), "the NVIDIA driver is too old for a torch built for CUDA 13.0", "update the driver"),
+        (Torch("2.13.0", "13.0", driver_error="RuntimeError: No CUDA GPUs are available"), ("NVIDIA A100",),
+         "torch cannot use NVIDIA A100 (RuntimeError: No CUDA GPUs are available)", "nvidia-smi"),
+        (Torch("2.13.0+cpu"), ("NVIDIA A100",), "torch is built for the CPU and leaves NVIDIA A100 idle", "install"),
     ],
 )  # fmt: skip
 def test_a_gpu_that_is_not_used(torch: Torch, gpus: tuple[str, ...], said: str, mend: str) -> None:
@@ -177,9 +177,9 @@ def test_a_gpu_that_is_not_used(torch: Torch, gpus: tuple[str, ...], said: str, 
 
 
 def test_a_gpu_that_is_used() -> None:
-    torch = Torch("2.13.0", "13.0", ("NVIDIA H200", "NVIDIA H200"), (150_000_000_000, 150_000_000_000), threads=2)
+    torch = Torch("2.13.0", "13.0", ("NVIDIA A100", "NVIDIA A100"), (80_000_000_000, 80_000_000_000), threads=2)
     said = {finding.subject: finding.sentence for finding in diagnose(replace(HEALTHY, torch=torch))}
-    assert said["device"] == "CUDA: NVIDIA H200, 150 GB; a run uses the first of 2"
+    assert said["device"] == "CUDA: NVIDIA A100, 80 GB; a run uses the first of 2"
 
 
 def test_more_threads_than_cores() -> None:
