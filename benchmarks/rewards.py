@@ -23,6 +23,7 @@ from transformers import BlipTextConfig, BlipVisionConfig, CLIPConfig, CLIPModel
 
 from grpo_bench.rewarding import BlipJudge, ClipJudge, full_precision, short_side_cropped
 from grpo_bench.rewarding.head import linear_head
+from grpo_bench.workloads.shapes.preference import MODEL, TOKENIZER, WEIGHTS
 
 Size = Literal["tiny", "published"]
 Score = Callable[[Tensor, list[str]], Tensor]
@@ -86,10 +87,20 @@ def image_reward(size: Size, device: torch.device) -> tuple[Score, Callable[[], 
     return score, lambda: None
 
 
+def shapes_pref(size: Size, device: torch.device) -> tuple[Score, Callable[[], None]]:
+    """The score of the shipped shapes-pref, and what makes it forget its prompts; it has one size."""
+    judge = ClipJudge.open_clip(MODEL / WEIGHTS, "shapes-pref", tokenizer=MODEL / TOKENIZER)
+    judge.to(device)
+    return judge.cosine, judge.forget
+
+
+REWARDS = {"hps": hps, "image-reward": image_reward, "shapes-pref": shapes_pref}
+
+
 def main() -> None:
     """Time the three ways in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reward", choices=["hps", "image-reward"], default="hps")
+    parser.add_argument("--reward", choices=list(REWARDS), default="hps")
     parser.add_argument("--size", choices=["tiny", "published"], default="tiny")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--prompts", type=int, default=8)
@@ -99,7 +110,7 @@ def main() -> None:
     chosen = parser.parse_args()
     device = torch.device(chosen.device)
     torch.manual_seed(0)
-    score, forget = (hps if chosen.reward == "hps" else image_reward)(chosen.size, device)
+    score, forget = REWARDS[chosen.reward](chosen.size, device)
     images = torch.rand(chosen.images, 3, chosen.side, chosen.side).to(device)
     prompts = [f"a highly detailed photo of subject number {i % chosen.prompts}" for i in range(chosen.images)]
 
