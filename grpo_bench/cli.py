@@ -15,6 +15,7 @@ import typer
 from grpo_bench import __version__
 from grpo_bench.errors import RewardFailed, UserError, nearest
 from grpo_bench.isolated.commands import app as rewards_app
+from grpo_bench.scaffold.commands import app as new_app
 
 if TYPE_CHECKING:
     from grpo_bench.config import RunConfig, Table
@@ -41,7 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-new_app = typer.Typer(help="Write the first files of your own plugin.", no_args_is_help=True)
 app.add_typer(new_app, name="new")
 app.add_typer(rewards_app, name="rewards")
 
@@ -81,7 +81,7 @@ def _options(
 
 @app.command()
 def run(
-    method: Annotated[str | None, typer.Option(help="Registered method: flat, mix, tree or a plugin's.")] = None,
+    method: Annotated[str | None, typer.Option(help="Registered method (grpo-bench list methods).")] = None,
     reward: Annotated[str | None, typer.Option(help="Reward to train on, or NAME:WEIGHT,NAME:WEIGHT.")] = None,
     workload: Workload = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id of a diffusers pipeline.")] = None,
@@ -104,20 +104,22 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
 ) -> None:
     """Train a model with one method, measure it, and store the run."""
-    flags = {"--method": method, "--reward": reward, "--workload": workload, "--model": model, "--prompts": prompts,
+    from grpo_bench.resolve import flags, resolve
+
+    typed = {"--method": method, "--reward": reward, "--workload": workload, "--model": model, "--prompts": prompts,
              "--seed": seed, "--budget": budget, "--steps": steps, "--recipe": recipe, "--config": config,
              "--set": set_, "--again": again or None}  # fmt: skip
     _log_to_stderr(verbose)
     _load_plugins(plugin)
     if resume is not None:
-        given = [flag for flag, value in flags.items() if value]
+        given = [flag for flag, value in typed.items() if value]
         if given:
             raise UserError(f"--resume goes on with the run's own settings, so {given[0]} cannot be given with it")
         resolved = None
     else:
-        over = _flags(method=method, reward=reward, workload=workload, model=model, prompts=prompts, seed=seed,
-                      budget=budget, steps=steps)  # fmt: skip
-        resolved = _resolve(over, recipe, config, set_)
+        over = flags(method=method, reward=reward, workload=workload, model=model, prompts=prompts, seed=seed,
+                     budget=budget, steps=steps)  # fmt: skip
+        resolved = resolve(over, recipe, config, set_)
     outcome = _run(resolved, resume, _results_folder(results), again=again, log=log, quiet=quiet)
     _finish(outcome, quiet=quiet)
 
@@ -161,14 +163,15 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print the costs a prompt as one JSON line only.")] = False,
 ) -> None:
     """Draw a method's forest and print its exact costs a prompt, or those of several; runs nothing."""
+    from grpo_bench.resolve import flags, resolve
     from grpo_bench.terminal.tables import comparison_json, plan_json, print_comparison, print_plan, stdout_console
     from grpo_bench.training.preview import check_names, check_shared, own_settings, preview
 
     _load_plugins(plugin)
     check_names(method, compare=compare, recipe=recipe)
     resolved = [
-        _resolve(_flags(method=name, steps=steps, workload=workload, seed=seed), recipe, config,
-                 own_settings(set_ or [], name, method) if compare else set_)
+        resolve(flags(method=name, steps=steps, workload=workload, seed=seed), recipe, config,
+                own_settings(set_ or [], name, method) if compare else set_)
         for name in method
     ]  # fmt: skip
     if compare:
@@ -333,17 +336,6 @@ def pretrain(
     _print_json(show_pretraining(model, output or Path(f"{model}-model"), steps=steps, seed=seed))
 
 
-@new_app.command("method")
-def new_method_(
-    name: Annotated[str, typer.Argument(help="The method's name, such as late-noise.")],
-    output: Annotated[Path, typer.Option(help="Folder of the two files.")] = Path(),
-) -> None:
-    """A small method that runs and passes `check` as it is, and its test: for you to change."""
-    from grpo_bench.scaffold.writer import new_method, what_next
-
-    typer.echo(what_next(new_method(name, output)))
-
-
 def main() -> NoReturn:
     """The `grpo-bench` program: user errors are one sentence on stderr and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
@@ -376,48 +368,6 @@ def _log_to_stderr(verbose: bool) -> None:
     logger.propagate = False
     if verbose:
         logger.addHandler(logging.StreamHandler())
-
-
-def _flags(*, method: str | None = None, reward: str | None = None, workload: str | None = None,
-           model: str | None = None, prompts: Path | None = None, seed: int | None = None,
-           budget: str | None = None, steps: int | None = None) -> Table:  # fmt: skip
-    """The flags that were given, as a table of settings."""
-    from grpo_bench.config import parse_budget, parse_rewards
-
-    if reward is not None:
-        parse_rewards(reward)
-    if workload is None and model is not None:
-        workload = "prompts"
-    table: Table = {
-        "workload": workload,
-        "seed": seed,
-        "prompts": str(prompts) if prompts is not None else None,
-        "method": {"name": method} if method else None,
-        "reward": {"name": reward} if reward else None,
-        "model": {"path": model} if model else None,
-        "sampling": {"steps": steps} if steps is not None else None,
-    }
-    given = {key: value for key, value in table.items() if value is not None}
-    return given | (parse_budget(budget) if budget is not None else {})
-
-
-def _resolve(flags: Table, recipe: str | None, config: Path | None, sets: list[str] | None) -> RunConfig:
-    """Defaults, the workload's defaults, recipe, --config, then --set and the flags: later ones win."""
-    from grpo_bench.config import build, check_recipe, merge, parse_set, read_toml
-    from grpo_bench.config import recipe as shipped
-    from grpo_bench.registry import WORKLOADS
-
-    over = flags
-    for assignment in sets or []:
-        over = merge(over, parse_set(assignment))
-    file = read_toml(config) if config is not None else {}
-    name = recipe or str(over.get("recipe") or file.get("recipe") or "")
-    start = shipped(name) if name else {}
-    check_recipe(start, merge(file, over))
-    layers = [("recipe", start), ("--config", file), ("--set", over)]
-    named = [layer["workload"] for _, layer in layers if "workload" in layer]
-    defaults = WORKLOADS.get(str(named[-1]) if named else "shapes").defaults
-    return build([("workload", defaults), *layers])
 
 
 def _run(

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, Field
 
-from grpo_bench.cli import _flags, _resolve
 from grpo_bench.config import (
     BUDGET_KINDS,
     MethodSection,
@@ -30,6 +29,7 @@ from grpo_bench.errors import UserError
 from grpo_bench.evaluation.scoring import make_rewards
 from grpo_bench.method import MethodConfig
 from grpo_bench.registry import WORKLOADS
+from grpo_bench.resolve import flags, resolve
 from grpo_bench.training.planning import check_plan, make_method
 
 
@@ -52,10 +52,10 @@ def test_later_layers_win_one_key_at_a_time(tmp_path: Path) -> None:
     # own that no later one touches
     file = tmp_path / "my.toml"
     file.write_text("seed = 3\n[training]\nlearning_rate = 5e-5\nprompts = 7\n", encoding="utf-8")
-    workload_only = _resolve({}, None, None, None)
-    with_recipe = _resolve({}, "dancegrpo", None, None)
-    with_file = _resolve({}, "dancegrpo", file, None)
-    with_set = _resolve({}, "dancegrpo", file, ["training.learning_rate=2e-5"])
+    workload_only = resolve({}, None, None, None)
+    with_recipe = resolve({}, "dancegrpo", None, None)
+    with_file = resolve({}, "dancegrpo", file, None)
+    with_set = resolve({}, "dancegrpo", file, ["training.learning_rate=2e-5"])
 
     # then each in turn decides it
     rates = [config.training.learning_rate for config in (workload_only, with_recipe, with_file, with_set)]
@@ -70,13 +70,13 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text('seed = 3\nbudget = {updates = 5}\n[method]\nname = "mix"\n', encoding="utf-8")
 
-    config = _resolve(_flags(method="flat", seed=9, budget="iterations=2", steps=6), None, file, None)
+    config = resolve(flags(method="flat", seed=9, budget="iterations=2", steps=6), None, file, None)
 
     assert (config.method.name, config.seed, config.budget, config.sampling.steps) == ("flat", 9, {"iterations": 2}, 6)
 
 
 def test_a_model_flag_means_the_prompts_workload() -> None:
-    config = _resolve(_flags(model="some/model"), None, None, None)
+    config = resolve(flags(model="some/model"), None, None, None)
 
     assert (config.workload, config.model.path) == ("prompts", "some/model")
     assert config.model.trainable == "lora"  # the workload's default
@@ -86,9 +86,9 @@ def test_a_recipe_may_be_named_in_any_layer(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text('recipe = "dancegrpo"\n', encoding="utf-8")
 
-    by_flag = _resolve({}, "dancegrpo", None, None)
+    by_flag = resolve({}, "dancegrpo", None, None)
 
-    assert by_flag == _resolve({}, None, file, None) == _resolve({}, None, None, ["recipe=dancegrpo"])
+    assert by_flag == resolve({}, None, file, None) == resolve({}, None, None, ["recipe=dancegrpo"])
 
 
 def test_no_file_is_read_that_was_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_no_file_is_read_that_was_not_named(tmp_path: Path, monkeypatch: pytest.
         (tmp_path / name).write_text("seed = 77\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
-    assert _resolve({}, None, None, None).seed == 0
+    assert resolve({}, None, None, None).seed == 0
 
 
 def test_a_budget_replaces_the_budget_below_it() -> None:
@@ -322,7 +322,7 @@ def test_recipe_is_whole_and_plans_on_the_built_in_workload(name: str) -> None:
     assert isinstance(about, dict)
 
     # when it is resolved with enough budget
-    config = _resolve(_flags(budget="iterations=1"), name, None, None)
+    config = resolve(flags(budget="iterations=1"), name, None, None)
 
     # then it says what it is, keeps its own protocol, and its forest can be trained
     assert set(about) == {"summary", "paper", "follows"} and about["follows"] in {"code", "paper"}
@@ -333,7 +333,7 @@ def test_recipe_is_whole_and_plans_on_the_built_in_workload(name: str) -> None:
 def test_every_recipe_names_a_paper_and_loads() -> None:
     assert {"flow-grpo", "dancegrpo"} <= recipes().keys()
     for name in recipes():
-        make_method(_resolve({}, name, None, None))
+        make_method(resolve({}, name, None, None))
 
 
 @pytest.mark.parametrize("workload", ["shapes", "prompts"])

@@ -27,6 +27,7 @@ LIGHT_MODULES = [
     "grpo_bench.isolated.reward",
     "grpo_bench.method",
     "grpo_bench.registry",
+    "grpo_bench.resolve",
     "grpo_bench.reward",
     "grpo_bench.rewarding",
     "grpo_bench.sampling.kernels",

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import pytest
 from running import ROOT, cli_here, sentence
 
-from grpo_bench.cli import _flags, _resolve
 from grpo_bench.config import RunConfig, Table, recipes
 from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest
 from grpo_bench.registry import METHODS, WORKLOADS
+from grpo_bench.resolve import flags, resolve
 from grpo_bench.training.planning import check_plan, make_method, plan_forest, plan_schedule
 
 FOLDER = ROOT / "suites" / "recipes"
@@ -68,7 +68,7 @@ VARIANTS = {
 
 def resolved(name: str, *sets: str, method: str | None = None, workload: str = "prompts") -> RunConfig:
     """Recipe `name` on a workload, with a budget that one iteration cannot exceed."""
-    return _resolve(_flags(budget="iterations=1", workload=workload, method=method), name, None, list(sets))
+    return resolve(flags(budget="iterations=1", workload=workload, method=method), name, None, list(sets))
 
 
 def forest(config: RunConfig, iteration: int = 0) -> Forest:
