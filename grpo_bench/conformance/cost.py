@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 
 from grpo_bench.conformance.finding import Finding, Worst
-from grpo_bench.conformance.stage import Iteration, Stage
+from grpo_bench.conformance.stage import ADVANTAGE_CLIP, Iteration, Stage
 from grpo_bench.conformance.subject import ITERATIONS, SEED, Subject
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Bools, Credit
@@ -109,7 +109,9 @@ def _random(stage: Stage, method: Method[MethodConfig], worst: Worst) -> None:
         advantage_NP = rng.standard_normal((forest.nodes, len(stage.prompts)))
         keep_NP = forest.trained_N[:, None] & (rng.random(advantage_NP.shape) < 0.6)
         credit = Credit(advantage_NP, np.full(advantage_NP.shape, -1), keep_NP)
-        batch = replace(stage.batch(forest, grown, credit, None, noise), schedule=schedule)
+        batch = Batch.credited(
+            forest, schedule, grown, stage.conditioning, credit, None, noise, advantage_clip=ADVANTAGE_CLIP
+        )
         counted = _train(stage, method, batch, ledger)
         _compare(worst, _declared(forest, keep_NP, method), counted, f"random forest {number}")
 

@@ -21,7 +21,6 @@ from grpo_bench.sampling.handle import Metered
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.behaviour import Behaviour
-from grpo_bench.training.forward import ForwardSamples
 from grpo_bench.training.objective import Batch, Diagnostics, Objective, default_clip
 from grpo_bench.training.planning import plan_forest
 from grpo_bench.training.session import load_policy, splits
@@ -89,30 +88,10 @@ class Stage:
         logp_NP[forest.trained_edges_E] = grown.logp_EP.numpy()
         credit = method.credit(Rollout(forest, {"r": reward_LP}, logp_NP, prompts=self.prompts))
         weight_N = method.weights(forest, self.schedule)
-        batch = self.batch(forest, grown, credit, weight_N, noise)
-        return Iteration(forest, planned, grown, credit, weight_N, batch)
-
-    def batch(
-        self, forest: Forest, grown: Trajectories, credit: Credit, weight_N: Floats | None, noise: Noise
-    ) -> Batch:
-        """What the objective trains on, as the trainer puts it together."""
-        edge_E = forest.trained_edges_E
-        advantage_NP = np.clip(credit.advantage_NP, -ADVANTAGE_CLIP, ADVANTAGE_CLIP)
-        everything_EP = np.ones((len(edge_E), len(self.prompts)), dtype=bool)
-        forward = None
-        if forest.forward_draws:
-            leaf_LP = advantage_NP[forest.leaves_L]
-            forward = ForwardSamples(forest, self.schedule, grown.leaf_LPCHW, leaf_LP, ADVANTAGE_CLIP, noise)
-        return Batch(
-            forest=forest,
-            schedule=self.schedule,
-            trajectories=grown,
-            conditioning=self.conditioning,
-            advantage_EP=advantage_NP[edge_E],
-            weight_E=np.ones(len(edge_E)) if weight_N is None else weight_N[edge_E],
-            keep_EP=everything_EP if credit.keep_NP is None else credit.keep_NP[edge_E],
-            forward=forward,
+        batch = Batch.credited(
+            forest, self.schedule, grown, self.conditioning, credit, weight_N, noise, advantage_clip=ADVANTAGE_CLIP
         )
+        return Iteration(forest, planned, grown, credit, weight_N, batch)
 
     def handle(self, ledger: Ledger) -> Metered:
         """The policy, charged to a ledger."""

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from grpo_bench.forest.forest import Forest
-from grpo_bench.forest.rollout import Bools, Floats, Ints
+from grpo_bench.forest.rollout import Bools, Credit, Floats, Ints
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.method import EdgeBatch, Method, MethodConfig
 from grpo_bench.sampling.engine import Trajectories
 from grpo_bench.sampling.gaussian import Likelihood, gaussian_kl, log_prob, transition_mean
 from grpo_bench.sampling.handle import Conditioning, Metered
+from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.behaviour import Behaviour
 from grpo_bench.training.forward import ForwardObjective, ForwardSamples
 from grpo_bench.training.planning import needs_reference
@@ -45,6 +46,41 @@ class Batch:
     weight_E: Floats
     keep_EP: Bools
     forward: ForwardSamples | None = None
+
+    @classmethod
+    def credited(
+        cls,
+        forest: Forest,
+        schedule: Schedule,
+        trajectories: Trajectories,
+        conditioning: Conditioning,
+        credit: Credit,
+        weight_N: Floats | None,
+        noise: Noise,
+        *,
+        advantage_clip: float,
+    ) -> Batch:
+        """A method's credit and weights on what was sampled; advantages are clipped to plus or minus `advantage_clip`.
+
+        `noise` names the streams of forward draws, where the forest has any.
+        """
+        edge_E = forest.trained_edges_E
+        advantage_NP = np.clip(credit.advantage_NP, -advantage_clip, advantage_clip)
+        everything_EP = np.ones((len(edge_E), advantage_NP.shape[1]), dtype=bool)
+        forward = None
+        if forest.forward_draws:
+            leaf_LP = advantage_NP[forest.leaves_L]
+            forward = ForwardSamples(forest, schedule, trajectories.leaf_LPCHW, leaf_LP, advantage_clip, noise)
+        return cls(
+            forest=forest,
+            schedule=schedule,
+            trajectories=trajectories,
+            conditioning=conditioning,
+            advantage_EP=advantage_NP[edge_E],
+            weight_E=np.ones(len(edge_E)) if weight_N is None else weight_N[edge_E],
+            keep_EP=everything_EP if credit.keep_NP is None else credit.keep_NP[edge_E],
+            forward=forward,
+        )
 
 
 @dataclass

@@ -18,13 +18,12 @@ from grpo_bench.errors import Diverged, UserError
 from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.evaluation.scoring import score
 from grpo_bench.forest.forest import Forest
-from grpo_bench.forest.rollout import Credit, Floats, Rollout
+from grpo_bench.forest.rollout import Credit, Rollout
 from grpo_bench.metering.ledger import Counts, check
 from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.handle import Conditioning
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.checkpoint import check_sound
-from grpo_bench.training.forward import ForwardSamples
 from grpo_bench.training.objective import Batch, Diagnostics
 from grpo_bench.training.planning import frozen_evaluations, iteration_cost, plan_forest
 from grpo_bench.training.session import Session, iteration_prompts
@@ -181,25 +180,11 @@ class Trainer:
     ) -> Batch:
         session = self.session
         credit = session.method.credit(rollout)
-        edge_E = forest.trained_edges_E
-        clip = self._config.objective.advantage_clip
+        _check_credit(credit, forest, rollout.logp_NP.shape[1])
         weight_N = session.method.weights(forest, session.schedule)
-        advantage_NP = np.clip(_finite(credit, forest, rollout.logp_NP.shape[1]), -clip, clip)
-        forward = None
-        if forest.forward_draws:
-            leaf_LP = advantage_NP[forest.leaves_L]
-            forward = ForwardSamples(forest, session.schedule, grown.leaf_LPCHW, leaf_LP, clip, noise)
-        return Batch(
-            forest=forest,
-            schedule=session.schedule,
-            trajectories=grown,
-            conditioning=conditioning,
-            advantage_EP=advantage_NP[edge_E],
-            weight_E=np.ones(len(edge_E)) if weight_N is None else weight_N[edge_E],
-            keep_EP=np.ones_like(rollout.logp_NP[edge_E], dtype=bool)
-            if credit.keep_NP is None
-            else credit.keep_NP[edge_E],
-            forward=forward,
+        clip = self._config.objective.advantage_clip
+        return Batch.credited(
+            forest, session.schedule, grown, conditioning, credit, weight_N, noise, advantage_clip=clip
         )
 
     def _update(self, batch: Batch) -> Diagnostics:
@@ -268,7 +253,7 @@ class Trainer:
             self._recorder.checkpoint(self.session)
 
 
-def _finite(credit: Credit, forest: Forest, prompts: int) -> Floats:
+def _check_credit(credit: Credit, forest: Forest, prompts: int) -> None:
     if credit.advantage_NP.shape != (forest.nodes, prompts):
         raise UserError(
             f"the method's credit has the shape {credit.advantage_NP.shape}, but {forest.nodes} nodes and {prompts} "
@@ -276,4 +261,3 @@ def _finite(credit: Credit, forest: Forest, prompts: int) -> Floats:
         )
     if not np.isfinite(credit.advantage_NP).all():
         raise Diverged("the method's credit holds a NaN or Inf")
-    return credit.advantage_NP
