@@ -38,13 +38,14 @@ class ForwardSamples:
     def steps(self, row_R3: Ints) -> Ints:
         """The grid's step (R,) that each row is noised to: an image's draws are distinct steps in random order."""
         keys = self.forest.key_N[self.forest.leaves_L]
-        return np.array(
+        image_I2, image_R = np.unique(row_R3[:, :2], axis=0, return_inverse=True)
+        order_IT = np.stack(
             [
-                self.noise.stream(Purpose.FORWARD, int(keys[leaf]), prompt).permutation(self.schedule.steps)[draw]
-                for leaf, prompt, draw in row_R3
-            ],
-            dtype=np.int64,
+                self.noise.stream(Purpose.FORWARD, int(keys[leaf]), prompt).permutation(self.schedule.steps)
+                for leaf, prompt in image_I2
+            ]
         )
+        return order_IT[image_R.reshape(-1), row_R3[:, 2]]
 
     def noised(self, row_R3: Ints) -> tuple[Tensor, Tensor, Tensor]:
         """(x_0, t, x_t) of the rows: x_t = (1 - t) x_0 + t eps, with noise of each row's own."""
