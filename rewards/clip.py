@@ -30,7 +30,7 @@ FILES = (
 
 
 class ClipConfig(RewardConfig):
-    """Settings of CLIPScore."""
+    """Settings of a CLIP from a folder in transformers' format."""
 
     path: str = ""
     """Folder with config.json and model.safetensors; empty: the hub's, from its cache where it is there."""
@@ -54,8 +54,8 @@ class ClipScore(Reward[ClipConfig]):
     def files(self) -> tuple[Path, ...]:
         from grpo_bench.rewarding import find_folder
 
-        folder = find_folder(FILES, self.name, given=self.config.path)
-        return tuple(folder / weights.file for weights in FILES)
+        folder = find_folder(self.weights, self.name, given=self.config.path)
+        return tuple(folder / weights.file for weights in self.weights)
 
     def load(self, device: torch.device) -> None:
         from grpo_bench.rewarding import ClipJudge

@@ -7,16 +7,13 @@ several images of one prompt is not. Flow-GRPO trains on this divided by 26.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_bench import Reward, RewardConfig, WeightsFile
+from grpo_bench import WeightsFile
+from grpo_bench_rewards.clip import ClipScore
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-
-    from grpo_bench.rewarding import ClipJudge
 
 FILES = (
     WeightsFile("yuvalkirstain/PickScore_v1", "config.json", size=4_510),
@@ -24,42 +21,20 @@ FILES = (
 )
 
 
-class PickScoreConfig(RewardConfig):
-    """Settings of PickScore."""
-
-    path: str = ""
-    """Folder with config.json and model.safetensors; empty: the hub's, from its cache where it is there."""
-
-
-class PickScore(Reward[PickScoreConfig]):
+class PickScore(ClipScore):
     """PickScore: how much people would prefer the image for its prompt (about 20; scaled cosine of a CLIP ViT-H-14)."""
 
     name = "pickscore"
     paper = "2305.01569"
-    Config = PickScoreConfig
     range = (-100.0, 100.0)
     resolution = 224
     token_limit = 77
     weights = FILES
     licence = "not stated"
-
-    _judge: ClipJudge | None = None
-
-    def files(self) -> tuple[Path, ...]:
-        from grpo_bench.rewarding import find_folder
-
-        folder = find_folder(FILES, self.name, given=self.config.path)
-        return tuple(folder / weights.file for weights in FILES)
-
-    def load(self, device: torch.device) -> None:
-        from grpo_bench.rewarding import ClipJudge
-
-        if self._judge is None:
-            self._judge = ClipJudge.folder(self.files()[0].parent, self.name)
-        self._judge.to(device)
+    commercial = None
 
     def score(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scaled cosine of image and prompt."""
-        self.load(images_BCHW.device)
+        cosine_B = super().score(images_BCHW, prompts)
         assert self._judge is not None
-        return self._judge.scale * self._judge.cosine(images_BCHW, prompts)
+        return self._judge.scale * cosine_B
