@@ -18,7 +18,7 @@ from grpo_bench.isolated.commands import app as rewards_app
 from grpo_bench.scaffold.commands import app as new_app
 
 if TYPE_CHECKING:
-    from grpo_bench.config import RunConfig, Table
+    from grpo_bench.config import Table
     from grpo_bench.training.run import Outcome
 
 # Results go to stdout, everything else to stderr; no library may phone home or chat.
@@ -120,7 +120,9 @@ def run(
         over = flags(method=method, reward=reward, workload=workload, model=model, prompts=prompts, seed=seed,
                      budget=budget, steps=steps)  # fmt: skip
         resolved = resolve(over, recipe, config, set_)
-    outcome = _run(resolved, resume, _results_folder(results), again=again, log=log, quiet=quiet)
+    from grpo_bench.terminal.running import carry_out
+
+    outcome = carry_out(resolved, resume, _results_folder(results), again=again, log=log, quiet=quiet)
     _finish(outcome, quiet=quiet)
 
 
@@ -368,26 +370,6 @@ def _log_to_stderr(verbose: bool) -> None:
     logger.propagate = False
     if verbose:
         logger.addHandler(logging.StreamHandler())
-
-
-def _run(
-    config: RunConfig | None, resume: str | None, results: Path, *, again: bool, log: str | None, quiet: bool
-) -> Outcome:
-    from grpo_bench.terminal.display import RunDisplay
-    from grpo_bench.training.tracking import with_tracker
-
-    if log not in (None, "tensorboard"):
-        raise UserError(f"--log knows no tracker named {log!r}; {nearest(log, ['tensorboard'])}")
-    with RunDisplay(quiet=quiet) as display:
-        display.loading()
-        from grpo_bench.store.run import RunStore
-        from grpo_bench.training import run as runs
-
-        observer = with_tracker(display, log)
-        if config is None:
-            assert resume is not None
-            return runs.resume(RunStore.open(resume, results), observer)
-        return runs.start(config, results, observer, again=again, command=["grpo-bench", *sys.argv[1:]])
 
 
 def _finish(outcome: Outcome, *, quiet: bool) -> None:
