@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-import json
-import subprocess
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from fresh import loaded_by
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft"}
@@ -36,13 +34,6 @@ LIGHT_MODULES = [
     "grpo_bench.workloads.gaussian",
     "grpo_bench.workloads.gaussian.workload",
 ]
-
-
-def loaded_by(code: str) -> set[str]:
-    """Top-level packages in memory after a fresh interpreter ran `code`."""
-    script = f"{code}\nimport json, sys\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=50)
-    return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 @pytest.mark.parametrize("module", LIGHT_MODULES)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tiny import CPU, settings
+from tiny import CPU, settings, shaken
 from tinysd import LATENT, make_sd, scheduler, sd_policy
 
 from grpo_bench.errors import UserError
@@ -50,15 +50,6 @@ def configured(folder: Path, **changes: object) -> Path:
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return folder
-
-
-def shaken(sd: SDPolicy, size: float = 0.1) -> SDPolicy:
-    """The policy with every trained weight moved, as after training."""
-    stream = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for _, weight in sd.parameters():
-            weight += size * torch.randn(weight.shape, generator=stream)
-    return sd
 
 
 def latents(count: int = 2) -> torch.Tensor:

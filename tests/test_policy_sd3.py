@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from huggingface_hub import constants
-from tiny import CPU, make, policy, settings
+from tiny import CPU, make, policy, settings, shaken
 
 from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import chains
@@ -43,15 +43,6 @@ def theirs(folder: Path) -> StableDiffusion3Pipeline:
     loaded = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
     loaded.set_progress_bar_config(disable=True)
     return loaded
-
-
-def shaken(sd3: SD3Policy, size: float = 0.1) -> SD3Policy:
-    """The policy with every trained weight moved, as after training."""
-    stream = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for _, weight in sd3.parameters():
-            weight += size * torch.randn(weight.shape, generator=stream)
-    return sd3
 
 
 def velocity(sd3: SD3Policy, prompts: list[str] = PROMPTS, guidance: float = 1.0) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from grpo_bench.forest.rollout import Bools, Credit, Floats, Rollout, leaf_credi
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.method import EdgeBatch, Method, MethodConfig
+from grpo_bench.policies.base import Policy
 from grpo_bench.policies.sd3 import SD3Policy
 from grpo_bench.registry import METHODS
 from grpo_bench.sampling.engine import Trajectories
@@ -31,6 +33,7 @@ diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
 torch.set_num_threads(1)
 
+P = TypeVar("P", bound=Policy)
 CPU = torch.device("cpu")
 PIXELS = 32
 """Height and width of the tiny pipeline's images; latents are (4, 16, 16)."""
@@ -111,6 +114,15 @@ def settings(**changes: object) -> ModelSection:
 def policy(path: Path, **changes: object) -> SD3Policy:
     """The tiny pipeline as a policy, on the CPU."""
     return SD3Policy.load(str(path), settings(**changes), CPU)
+
+
+def shaken(trained: P, size: float = 0.1) -> P:
+    """The policy with every trained weight moved, as after training."""
+    stream = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for _, weight in trained.parameters():
+            weight += size * torch.randn(weight.shape, generator=stream)
+    return trained
 
 
 class LinearDenoiser:
