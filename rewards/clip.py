@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from grpo_bench import Reward, RewardConfig, WeightsFile
 
@@ -47,7 +47,7 @@ class ClipScore(Reward[ClipConfig]):
     token_limit = 77
     weights = FILES
     licence = "MIT"
-    commercial = True
+    commercial: ClassVar[bool | None] = True
 
     _judge: ClipJudge | None = None
 
