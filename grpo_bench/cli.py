@@ -99,6 +99,7 @@ def run(
     results: Results = None,
     again: Annotated[bool, typer.Option("--again", help="Run anew even if this run is finished.")] = False,
     resume: Annotated[str | None, typer.Option(help="Go on with an unfinished run (its name or folder).")] = None,
+    untimed: Annotated[bool, typer.Option("--untimed", help="The device is shared: no plot over seconds.")] = False,
     log: Annotated[str | None, typer.Option(help="Also log to: tensorboard.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print one JSON line only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
@@ -122,7 +123,8 @@ def run(
         resolved = resolve(over, recipe, config, set_)
     from grpo_bench.terminal.running import carry_out
 
-    outcome = carry_out(resolved, resume, _results_folder(results), again=again, log=log, quiet=quiet)
+    folder = _results_folder(results)
+    outcome = carry_out(resolved, resume, folder, again=again, timed=not untimed, log=log, quiet=quiet)
     _finish(outcome, quiet=quiet)
 
 

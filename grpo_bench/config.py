@@ -186,7 +186,7 @@ class RunConfig(Section):
     prompts: str = ""
     """Prompt file, instead of the workload's own prompts."""
     budget: dict[BudgetKind, float] = Field(default_factory=_default_budget)
-    """What ends the run: exactly one of nfe, rollout-nfe, reward-calls, updates, seconds, iterations."""
+    """What ends the run: exactly one of nfe, rollout-nfe, reward-calls, updates, seconds, iterations; 0: the base only."""
     method: MethodSection = MethodSection()
     reward: RewardSection = RewardSection()
     model: ModelSection = ModelSection()
@@ -198,8 +198,8 @@ class RunConfig(Section):
     @field_validator("budget")
     @classmethod
     def _one_budget(cls, budget: dict[BudgetKind, float]) -> dict[BudgetKind, float]:
-        if len(budget) != 1 or not 0 < next(iter(budget.values())) < float("inf"):
-            raise ValueError("must hold exactly one positive amount, such as nfe = 60000")
+        if len(budget) != 1 or not 0 <= next(iter(budget.values())) < float("inf"):
+            raise ValueError("must hold exactly one amount, such as nfe = 60000, or 0 to evaluate the base model only")
         return budget
 
     @property
@@ -280,8 +280,8 @@ def parse_budget(text: str) -> Table:
         value = float(amount)
     except ValueError:
         value = -1.0
-    if not 0 < value < float("inf"):
-        raise UserError(f"--budget {kind} needs a positive number, not {amount!r}, such as {kind}=1000")
+    if not 0 <= value < float("inf"):
+        raise UserError(f"--budget {kind} needs a number from 0 (the base only) up, not {amount!r}, such as {kind}=1000")
     return {"budget": {kind: value}}
 
 

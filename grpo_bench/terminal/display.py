@@ -181,7 +181,7 @@ class RunDisplay:
 
     def _budget_bar(self) -> Table:
         done = self._spent()
-        share = min(1.0, done / self._budget)
+        share = min(1.0, done / self._budget) if self._budget > 0 else 1.0
         line = Table.grid(padding=(0, 2))
         line.add_row(
             ProgressBar(total=1.0, completed=share, width=SPARKS, complete_style="cyan", finished_style="cyan"),

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 
 def carry_out(
-    config: RunConfig | None, resume: str | None, results: Path, *, again: bool, log: str | None, quiet: bool
+    config: RunConfig | None,
+    resume: str | None,
+    results: Path,
+    *,
+    again: bool,
+    timed: bool,
+    log: str | None,
+    quiet: bool,
 ) -> Outcome:
     """Run a config, or go on with the run named `resume`; what is heavy is loaded once something is on the screen.
 
@@ -33,5 +40,6 @@ def carry_out(
         observer = with_tracker(display, log)
         if config is None:
             assert resume is not None
-            return runs.resume(RunStore.open(resume, results), observer)
-        return runs.start(config, results, observer, again=again, command=["grpo-bench", *sys.argv[1:]])
+            return runs.resume(RunStore.open(resume, results), observer, timed=timed)
+        command = ["grpo-bench", *sys.argv[1:]]
+        return runs.start(config, results, observer, again=again, timed=timed, command=command)

@@ -123,7 +123,7 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
         )
     cost = iteration_cost(forest, config, method)
     kind, amount = config.budget_kind, config.budget_amount
-    if cost.amount(kind) > amount:
+    if 0 < amount < cost.amount(kind):
         raise UserError(
             f"a budget of {kind}={amount:g} is too small: one iteration of {config.method.name!r} costs "
             f"{cost.amount(kind):g}; raise --budget or lower training.prompts"

@@ -48,9 +48,17 @@ class Outcome:
 
 
 def start(
-    config: RunConfig, results: Path, observer: Observer, *, again: bool = False, command: Sequence[str] = ()
+    config: RunConfig,
+    results: Path,
+    observer: Observer,
+    *,
+    again: bool = False,
+    timed: bool = True,
+    command: Sequence[str] = (),
 ) -> Outcome:
     """Run `config`, or find its stored result (done or diverged); an unfinished run of the same id is resumed.
+
+    `timed` False: the run shares its device or cores with another, and its seconds are used for nothing.
 
     Raises:
         UserError: anything in the config that does not fit, before a folder is made.
@@ -65,7 +73,7 @@ def start(
         RunStore(folder).discard()
     if folder.exists():
         # The id holds the hashes that `resume` would take again, which reads all of the model's weights.
-        return _go_on(RunStore.open(run, results), observer)
+        return _go_on(RunStore.open(run, results), observer, timed)
     workload = WORKLOADS.get(config.workload)
     record = RunRecord(
         run=run,
@@ -86,7 +94,7 @@ def start(
     )
     store = RunStore.create(results, run, config.to_toml(), record)
     try:
-        return _execute(store, observer)
+        return _execute(store, observer, timed)
     except UserError:
         # What does not fit may show only when the model or a reward is loaded; no empty run stays behind for it.
         if not store.rows():
@@ -94,7 +102,7 @@ def start(
         raise
 
 
-def resume(store: RunStore, observer: Observer) -> Outcome:
+def resume(store: RunStore, observer: Observer, *, timed: bool = True) -> Outcome:
     """Go on from the latest checkpoint; an ended run is returned as it is, a damaged points file mended.
 
     A diverged run has ended: its noise and its numbers are fixed, so that it would diverge again.
@@ -107,14 +115,14 @@ def resume(store: RunStore, observer: Observer) -> Outcome:
         changed = [name for name, digest in _hashes(config).items() if store.record.hashes.get(name) != digest]
         if changed:
             raise UserError(f"{store.record.run} cannot be resumed: its {changed[0]} has changed since; start it anew")
-    return _go_on(store, observer)
+    return _go_on(store, observer, timed)
 
 
-def _go_on(store: RunStore, observer: Observer) -> Outcome:
+def _go_on(store: RunStore, observer: Observer, timed: bool) -> Outcome:
     if store.record.status in ENDED:
         _mend(store)
         return Outcome(store, store.record, fresh=False)
-    return _execute(store, observer)
+    return _execute(store, observer, timed)
 
 
 def _mend(store: RunStore) -> None:
@@ -146,11 +154,13 @@ def run_id(config: RunConfig, hashes: dict[str, str]) -> str:
     return f"{config.workload}-{config.method.name}-s{config.seed}"[:53] + f"-{digest}"
 
 
-def _execute(store: RunStore, observer: Observer) -> Outcome:
+def _execute(store: RunStore, observer: Observer, timed: bool) -> Outcome:
     with store.lock(), _logged(store.run_log):
         observer.started(store.record.run, store.folder)
         config = stored_config(store)
-        store.save_record(store.record.model_copy(update={"status": "running", "reason": ""}))
+        # Untimed once is untimed for good: the seconds of all its points are one sum.
+        timed = timed and store.record.timed
+        store.save_record(store.record.model_copy(update={"status": "running", "reason": "", "timed": timed}))
         try:
             finished = _train(store, config, observer)
             status: Status = "done" if finished else "interrupted"
