@@ -13,6 +13,18 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from grpo_bench import __version__
+from grpo_bench.commands.options import (
+    ConfigFile,
+    Plugins,
+    Recipe,
+    Results,
+    Sets,
+    Steps,
+    Workload,
+    load_plugins,
+    print_json,
+    results_folder,
+)
 from grpo_bench.errors import RewardFailed, UserError, nearest
 from grpo_bench.isolated.commands import app as rewards_app
 from grpo_bench.scaffold.commands import app as new_app
@@ -53,15 +65,6 @@ class Kind(StrEnum):
     REWARDS = "rewards"
     WORKLOADS = "workloads"
     RECIPES = "recipes"
-
-
-Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="A .py file or module that defines methods.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as method.group=16. Repeatable.")]
-Results = Annotated[Path | None, typer.Option(help="Folder of runs; default $GRPO_BENCH_RESULTS, else ./results/runs.")]
-Workload = Annotated[str | None, typer.Option(help="What to train on: model, prompts, judge, budget.")]
-Recipe = Annotated[str | None, typer.Option(help="Start from a paper's settings (grpo-bench list recipes).")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings, laid over the recipe.")]
-Steps = Annotated[int | None, typer.Option(help="Transitions from noise to image.")]
 
 
 def _version(value: bool) -> None:
@@ -111,7 +114,7 @@ def run(
              "--seed": seed, "--budget": budget, "--steps": steps, "--recipe": recipe, "--config": config,
              "--set": set_, "--again": again or None}  # fmt: skip
     _log_to_stderr(verbose)
-    _load_plugins(plugin)
+    load_plugins(plugin)
     if resume is not None:
         given = [flag for flag, value in typed.items() if value]
         if given:
@@ -123,7 +126,7 @@ def run(
         resolved = resolve(over, recipe, config, set_)
     from grpo_bench.terminal.running import carry_out
 
-    folder = _results_folder(results)
+    folder = results_folder(results)
     outcome = carry_out(resolved, resume, folder, again=again, timed=not untimed, log=log, quiet=quiet)
     _finish(outcome, quiet=quiet)
 
@@ -139,7 +142,7 @@ def list_(
     from grpo_bench.config import recipes
     from grpo_bench.terminal.tables import print_entries, print_recipes, stdout_console
 
-    _load_plugins(plugin)
+    load_plugins(plugin)
     if kind is Kind.RECIPES:
         print_recipes(recipes(), stdout_console())
         return
@@ -171,7 +174,7 @@ def plan(
     from grpo_bench.terminal.tables import comparison_json, plan_json, print_comparison, print_plan, stdout_console
     from grpo_bench.training.preview import check_names, check_shared, own_settings, preview
 
-    _load_plugins(plugin)
+    load_plugins(plugin)
     check_names(method, compare=compare, recipe=recipe)
     resolved = [
         resolve(flags(method=name, steps=steps, workload=workload, seed=seed), recipe, config,
@@ -186,7 +189,7 @@ def plan(
 
         draw_png(sketches, png)
     if json:
-        _print_json(comparison_json(sketches) if compare else plan_json(sketches[0]))
+        print_json(comparison_json(sketches) if compare else plan_json(sketches[0]))
         return
     if compare:
         print_comparison(sketches, console=stdout_console())
@@ -222,7 +225,7 @@ def check(
     )
 
     _log_to_stderr(False)
-    defined = _load_plugins(plugin)
+    defined = load_plugins(plugin)
     from grpo_bench.conformance.choose import subjects, verdict
 
     console, results = verdict_console(quiet=json), {}
@@ -232,7 +235,7 @@ def check(
         results[subject.name] = verdict(subject, lambda finding: print_finding(finding, console))
         print_verdict(results[subject.name], perf_counter() - started, console)
     if json:
-        _print_json({name: findings_json(found) for name, found in results.items()})
+        print_json({name: findings_json(found) for name, found in results.items()})
     elif len(results) > 1:
         print_summary(results, console)
     if any(finding.passed is False for found in results.values() for finding in found):
@@ -253,8 +256,8 @@ def sample(
     from grpo_bench.analysis.pictures import image_grid
     from grpo_bench.store.run import RunStore
 
-    _load_plugins(plugin)
-    store = RunStore.open(run, _results_folder(results))
+    load_plugins(plugin)
+    store = RunStore.open(run, results_folder(results))
     from grpo_bench.evaluation.compare import compare
     from grpo_bench.training.run import stored_config
     from grpo_bench.training.session import load_policy, pick_device
@@ -284,8 +287,8 @@ def score(
     from grpo_bench.terminal.waiting import waiting
 
     _log_to_stderr(False)
-    _load_plugins(plugin)
-    store = RunStore.open(run, _results_folder(results))
+    load_plugins(plugin)
+    store = RunStore.open(run, results_folder(results))
     tables: Table = {}
     for assignment in set_ or []:
         tables = merge(tables, parse_set(assignment))
@@ -297,7 +300,7 @@ def score(
         names, section = score_section(reward, tables)
         report = rescore(store, stored_config(store), names, section, pick_device(), show)
     if json:
-        _print_json(scores_json(store, report))
+        print_json(scores_json(store, report))
     else:
         print_scores(store, report, stdout_console())
 
@@ -315,10 +318,10 @@ def doctor(
     from grpo_bench.terminal.waiting import waiting
 
     with waiting("importing everything once, in another process", quiet=json):
-        facts = examine(_results_folder(results))
+        facts = examine(results_folder(results))
     findings = diagnose(facts)
     if json:
-        _print_json(health_json(facts, findings))
+        print_json(health_json(facts, findings))
     else:
         print_health(findings, stdout_console())
     if any(finding.mark == "fail" for finding in findings):
@@ -337,7 +340,7 @@ def pretrain(
         raise UserError(f"no shipped model is named {model!r}; {nearest(model, ['shapes', 'shapes-pref'])}")
     from grpo_bench.terminal.display import show_pretraining
 
-    _print_json(show_pretraining(model, output or Path(f"{model}-model"), steps=steps, seed=seed))
+    print_json(show_pretraining(model, output or Path(f"{model}-model"), steps=steps, seed=seed))
 
 
 def main() -> NoReturn:
@@ -353,17 +356,6 @@ def main() -> NoReturn:
         print(f"grpo-bench: {clean_text(str(error), 2000)}", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED)
     sys.exit(0)
-
-
-def _results_folder(results: Path | None) -> Path:
-    return results or Path(os.environ.get("GRPO_BENCH_RESULTS") or "results/runs")
-
-
-def _load_plugins(plugins: list[str] | None) -> list[str]:
-    """The names of the methods and rewards that the plugins define."""
-    from grpo_bench.registry import load_plugin
-
-    return [name for plugin in plugins or [] for name in load_plugin(plugin)]
 
 
 def _log_to_stderr(verbose: bool) -> None:
@@ -383,7 +375,7 @@ def _finish(outcome: Outcome, *, quiet: bool) -> None:
     if outcome.store.rows():
         draw_outcome(outcome.store)
     if quiet:
-        _print_json(outcome_json(outcome.store))
+        print_json(outcome_json(outcome.store))
     else:
         print_outcome(outcome.store, stdout_console())
         if not outcome.fresh:
@@ -392,9 +384,3 @@ def _finish(outcome: Outcome, *, quiet: bool) -> None:
             )
     codes = {"done": 0, "diverged": EXIT_DIVERGED, "interrupted": EXIT_INTERRUPTED}
     raise typer.Exit(codes.get(record.status, EXIT_FAILED))
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    typer.echo(json.dumps(value))

@@ -186,7 +186,7 @@ class RunConfig(Section):
     prompts: str = ""
     """Prompt file, instead of the workload's own prompts."""
     budget: dict[BudgetKind, float] = Field(default_factory=_default_budget)
-    """What ends the run: exactly one of nfe, rollout-nfe, reward-calls, updates, seconds, iterations; 0: the base only."""
+    """What ends the run: exactly one of nfe, rollout-nfe, reward-calls, updates, seconds, iterations; 0: base only."""
     method: MethodSection = MethodSection()
     reward: RewardSection = RewardSection()
     model: ModelSection = ModelSection()
@@ -281,7 +281,9 @@ def parse_budget(text: str) -> Table:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise UserError(f"--budget {kind} needs a number from 0 (the base only) up, not {amount!r}, such as {kind}=1000")
+        raise UserError(
+            f"--budget {kind} needs a number from 0 (the base only) up, not {amount!r}, such as {kind}=1000"
+        )
     return {"budget": {kind: value}}
 
 

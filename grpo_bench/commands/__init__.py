@@ -1,0 +1,1 @@
+"""The benchmark's commands, a file each: parse, call, print."""

@@ -1,0 +1,35 @@
+"""Options and small steps that commands share."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="A .py file or module that defines methods.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as method.group=16. Repeatable.")]
+Results = Annotated[Path | None, typer.Option(help="Folder of runs; default $GRPO_BENCH_RESULTS, else ./results/runs.")]
+Workload = Annotated[str | None, typer.Option(help="What to train on: model, prompts, judge, budget.")]
+Recipe = Annotated[str | None, typer.Option(help="Start from a paper's settings (grpo-bench list recipes).")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings, laid over the recipe.")]
+Steps = Annotated[int | None, typer.Option(help="Transitions from noise to image.")]
+
+
+def results_folder(results: Path | None) -> Path:
+    """`--results`, else the environment's, else ./results/runs."""
+    return results or Path(os.environ.get("GRPO_BENCH_RESULTS") or "results/runs")
+
+
+def load_plugins(plugins: list[str] | None) -> list[str]:
+    """The names of the methods and rewards that the plugins define."""
+    from grpo_bench.registry import load_plugin
+
+    return [name for plugin in plugins or [] for name in load_plugin(plugin)]
+
+
+def print_json(value: object) -> None:
+    """One line of JSON on stdout."""
+    typer.echo(json.dumps(value))
