@@ -1,0 +1,130 @@
+"""`NAME.suite.json`: which runs of a results folder belong to a suite, what each stands for, and the frozen references.
+
+A sweep writes it before its first run starts, so that the contrasts are named before anything is known.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from grpo_bench.errors import UserError
+from grpo_bench.metering.ledger import BudgetKind
+from grpo_bench.store.atomic import saving, write_text
+from grpo_bench.store.names import clean_text
+from grpo_bench.store.record import Name, check_schema
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SUFFIX = ".suite.json"
+
+Axis = Literal["nfe", "rollout-nfe", "reward-calls", "updates", "seconds"]
+Part = Literal["main", "tuning", "base"]
+"""Reported runs; runs at other learning rates, on seeds of their own; the untrained base under other evaluation noise."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CellRecord(_Frozen):
+    """One run of a suite, and what it stands for."""
+
+    label: Name
+    """The cell's name in the suite: a method's name, or one given to a method with settings."""
+    run: Name
+    """The run's id, also its folder's name."""
+    method: Name
+    recipe: Name | None = None
+    reward: str
+    """A reward, or several with weights: `hps:0.8,clip:0.2`."""
+    workload: Name
+    seed: int
+    protocol: Literal["controlled", "paper"] = "controlled"
+    part: Part = "main"
+    factor: float = 1.0
+    """Learning rate of a tuning cell, as a multiple of the label's own."""
+
+
+class References(_Frozen):
+    """What makes figures of a workload and reward comparable, frozen before they are drawn."""
+
+    base: float
+    """Gold of the untrained base."""
+    best: float
+    """Gold at which the hypervolume is 1."""
+    costs: dict[Axis, float] = {}
+    """Cost at which the hypervolume is 1, by axis."""
+    targets: dict[str, float] = {}
+    """Gold to reach, by its name: `25`, `50` and `90` per cent of the baseline's gain."""
+
+
+class SuiteRecord(_Frozen):
+    """The content of NAME.suite.json."""
+
+    schema_version: int = 1
+    suite: Name
+    title: str = ""
+    digest: str
+    """sha256 of the suite's TOML."""
+    baseline: Name
+    """The label that the others are compared with."""
+    contrasts: tuple[Name, ...] = ()
+    """The labels whose comparison with the baseline decides; at most four."""
+    budget: dict[BudgetKind, float]
+    references: dict[str, References] = {}
+    """By `WORKLOAD/REWARD`."""
+    cells: tuple[CellRecord, ...]
+
+
+def read_suites(results: Path) -> tuple[SuiteRecord, ...]:
+    """The suites swept into a results folder, by name; none where there is no such folder.
+
+    Raises:
+        UserError: a suite file is damaged, or written by a newer version.
+    """
+    if not results.is_dir():
+        return ()
+    files = sorted(path for path in results.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+    return tuple(read_suite(path) for path in files)
+
+
+def read_suite(path: Path) -> SuiteRecord:
+    """One suite file.
+
+    Raises:
+        UserError: missing, damaged, or written by a newer version.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text)
+        check_schema(raw.get("schema_version") if isinstance(raw, dict) else None, path)
+        return SuiteRecord.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (OSError, ValueError) as error:
+        detail = str(error)
+    raise UserError(
+        f"{path} is damaged ({clean_text(detail, 120)}): delete it and give the sweep command again, which keeps all runs."
+    )
+
+
+def write_suite(results: Path, record: SuiteRecord) -> None:
+    """Replace `results/NAME.suite.json` in one step; the folder is made where there is none.
+
+    Raises:
+        UserError: the disk refuses; the old file then stands.
+    """
+    path = suite_path(results, record.suite)
+    with saving("the suite", path):
+        results.mkdir(parents=True, exist_ok=True)
+    write_text(path, record.model_dump_json(indent=1), "the suite")
+
+
+def suite_path(results: Path, suite: str) -> Path:
+    """Where a suite's file lies."""
+    return results / f"{suite}{SUFFIX}"
