@@ -23,7 +23,7 @@ SUFFIX = ".suite.json"
 
 Axis = Literal["nfe", "rollout-nfe", "reward-calls", "updates", "seconds"]
 Part = Literal["main", "tuning", "base"]
-"""Reported runs; runs at other learning rates, on seeds of their own; the untrained base under other evaluation noise."""
+"""Reported runs; runs at other learning rates, on their own seeds; the base under other evaluation noise."""
 
 
 class _Frozen(BaseModel):
@@ -109,7 +109,7 @@ def read_suite(path: Path) -> SuiteRecord:
     except (OSError, ValueError) as error:
         detail = str(error)
     raise UserError(
-        f"{path} is damaged ({clean_text(detail, 120)}): delete it and give the sweep command again, which keeps all runs."
+        f"{path} is damaged ({clean_text(detail, 120)}): delete it and give the sweep command again; runs are kept."
     )
 
 
