@@ -1,0 +1,26 @@
+"""The five cost axes; every point carries all of them, so five views come from the same runs."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Axis = Literal["nfe", "rollout-nfe", "reward-calls", "updates", "seconds"]
+AXES: tuple[Axis, ...] = get_args(Axis)
+
+COLUMNS: dict[Axis, str] = {
+    "nfe": "nfe",
+    "rollout-nfe": "rollout_nfe",
+    "reward-calls": "reward_calls",
+    "updates": "updates",
+    "seconds": "seconds",
+}
+"""The points' column of each axis."""
+
+TITLES: dict[Axis, str] = {
+    "nfe": "network evaluations (rollout + reference + 3 x train)",
+    "rollout-nfe": "rollout network evaluations",
+    "reward-calls": "reward calls",
+    "updates": "optimiser updates",
+    "seconds": "seconds of training",
+}
+"""What each axis counts, for people."""

@@ -1,0 +1,395 @@
+"""Every figure of a view: what tables, plots, report, claims and bundles print, computed once and from points alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+
+from grpo_bench.analysis.axes import AXES, COLUMNS, Axis
+from grpo_bench.analysis.hypervolume import grid, hypervolume, noise_floor, resample
+from grpo_bench.analysis.statistics import Estimate, Paired, holm, paired, t_interval
+from grpo_bench.analysis.study import Curve, Floats, View
+from grpo_bench.analysis.targets import Reached, reached, time_to_target
+from grpo_bench.store.suite import References
+
+FEWEST = 5
+"""Below this many seeds the words "better" and "gain" are not printed."""
+
+SHARES = {"25": 0.25, "50": 0.5, "90": 0.9}
+"""Targets: shares of the gain that the baseline's median seed reaches at the full budget."""
+
+Verdict = Literal["better", "worse", "not shown to differ", "too few seeds"]
+Learned = Literal["gain", "loss", "within the noise floor", "not shown", "too few seeds"]
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """How far evaluations of one untrained base lie apart: no smaller change is called a gain."""
+
+    gold: float
+    """The largest difference between two of them."""
+    share: float
+    """The same as a normalised hypervolume."""
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One label's figures over its seeds; gold is the primary outcome."""
+
+    label: str
+    method: str
+    seeds: tuple[int, ...]
+    base: float
+    gold: Estimate
+    gain: Estimate
+    proxy_gain: Estimate
+    learned: Learned
+    gold_at: dict[Axis, Estimate]
+    """Gold where each axis's view is cut, by interpolation."""
+    hypervolume: dict[Axis, Estimate]
+    hypervolume_difference: dict[Axis, Estimate]
+    """Against the baseline, seed by seed; NaN for the baseline itself."""
+    targets: dict[str, dict[Axis, Reached]]
+    costs: dict[str, float]
+    """Median over seeds of the last point's counters, phases and memory, by the points' column names."""
+    median_run: str
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One difference from the baseline in gold at the full budget: primary (it was named before) or exploratory."""
+
+    label: str
+    baseline: str
+    primary: bool
+    seeds: int
+    result: Paired
+    holm_p: float
+    """Adjusted over the primary contrasts; NaN for an exploratory one."""
+    verdict: Verdict | Literal["exploratory"]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Costs over which one label's mean gold is the highest."""
+
+    label: str
+    first: float
+    last: float
+    ahead: int
+    """In how many seeds it is the highest at the stretch's end."""
+    seeds: int
+
+
+@dataclass(frozen=True)
+class AxisSummary:
+    """A view over one cost axis."""
+
+    axis: Axis
+    cut: float
+    runs: int
+    untimed: int
+    """Finished runs left out because they shared their device (seconds only)."""
+    frontier: tuple[Stretch, ...]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One label at one learning rate, on the tuning seeds."""
+
+    label: str
+    factor: float
+    gain: Estimate
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that did not finish."""
+
+    run: str
+    label: str
+    seed: int
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ViewSummary:
+    """All figures of one view."""
+
+    name: str
+    workload: str
+    reward: str
+    protocol: str
+    tier: str
+    baseline: str
+    gold_is_proxy: bool
+    frozen: bool
+    """Whether the references below were frozen in the suite, or taken from these runs."""
+    references: References
+    floor: NoiseFloor | None
+    methods: tuple[MethodSummary, ...]
+    contrasts: tuple[Contrast, ...]
+    axes: tuple[AxisSummary, ...]
+    tuning: tuple[Tuned, ...]
+    ended: tuple[Ended, ...]
+
+    def method(self, label: str) -> MethodSummary:
+        """The figures of a label; raises KeyError."""
+        for method in self.methods:
+            if method.label == label:
+                return method
+        raise KeyError(label)
+
+
+def summarise(view: View) -> ViewSummary:
+    """All figures of a view; with no finished run its tables are empty and its failures are listed."""
+    references = view.references or measured_references(view)
+    floor = _floor(view, references)
+    contrasts = _contrasts(view)
+    return ViewSummary(
+        name=view.name,
+        workload=view.workload,
+        reward=view.reward,
+        protocol=view.protocol,
+        tier=view.tier,
+        baseline=view.baseline,
+        gold_is_proxy=view.gold_is_proxy,
+        frozen=view.references is not None,
+        references=references,
+        floor=floor,
+        methods=tuple(_method(view, label, references, floor) for label in view.labels),
+        contrasts=contrasts,
+        axes=tuple(_axis(view, axis) for axis in AXES if not math.isnan(view.cut(axis))),
+        tuning=_tuning(view),
+        ended=tuple(
+            Ended(curve.record.run, curve.label, curve.seed, curve.record.status, curve.record.reason)
+            for curve in view.unfinished
+        ),
+    )
+
+
+def to_json(summary: ViewSummary) -> dict[str, object]:
+    """Plain values for JSON: a NaN or infinity, which JSON has no word for, becomes None."""
+    table = asdict(summary) | {"references": summary.references.model_dump()}
+    plain = _plain(table)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def measured_references(view: View) -> References:
+    """References from the runs themselves: the median baseline run's totals and its share of the way.
+
+    Without a baseline the first label stands in. `best` is 1, the top of a score's range, or the best gold seen where
+    that is higher.
+    """
+    if not view.curves:
+        return References(base=0.0, best=1.0, costs={}, targets={})
+    runs = view.of(view.baseline) or view.of(view.labels[0])
+    median = view.median(runs[0].label)
+    base, last = float(median.gold[0]), float(median.gold[-1])
+    best = max(1.0, *(float(curve.gold.max()) for curve in view.curves))
+    costs = {axis: float(np.median([curve.cost(axis)[-1] for curve in runs])) for axis in AXES if axis != "seconds"}
+    timed = [curve.cost("seconds")[-1] for curve in runs if curve.record.timed]
+    if timed:
+        costs["seconds"] = float(np.median(timed))
+    budget = view.curves[0].config.get("budget")
+    if isinstance(budget, dict):
+        costs |= {str(kind): float(amount) for kind, amount in budget.items() if kind in AXES and amount > 0}
+    targets = {name: base + share * (last - base) for name, share in SHARES.items()} if last > base else {}
+    return References(base=base, best=best, costs=costs, targets=targets)
+
+
+def at_cost(curve: Curve, axis: Axis, cost: float) -> float:
+    """Gold at a cost, by linear interpolation between its points; a run's last value holds up to its budget."""
+    return float(resample(curve.cost(axis), curve.gold, np.array([min(cost, float(curve.cost(axis)[-1]))]))[0])
+
+
+def curve_at(curve: Curve, axis: Axis, cost_M: Floats) -> Floats:
+    """(M,) gold at each of the costs, as `at_cost`."""
+    return resample(curve.cost(axis), curve.gold, np.minimum(cost_M, float(curve.cost(axis)[-1])))
+
+
+def area(curve: Curve, axis: Axis, references: References) -> float:
+    """One run's normalised hypervolume over an axis, on the same 20 costs for every run; NaN without a reference cost."""
+    reference = references.costs.get(axis)
+    if not reference:
+        return math.nan
+    cost_M = grid(reference)
+    value_M = curve_at(curve, axis, cost_M)
+    return hypervolume(cost_M, value_M, cost_ref=reference, base=references.base, best=references.best)
+
+
+def _method(view: View, label: str, references: References, floor: NoiseFloor | None) -> MethodSummary:
+    curves = view.of(label)
+    gain = t_interval([curve.gold[-1] - curve.gold[0] for curve in curves])
+    on = {axis: [curve for curve in view.on(axis) if curve.label == label] for axis in AXES}
+    axes = [axis for axis in AXES if on[axis]]
+    areas = {axis: {curve.seed: area(curve, axis, references) for curve in on[axis]} for axis in axes}
+    rival = {
+        axis: {curve.seed: area(curve, axis, references) for curve in view.on(axis) if curve.label == view.baseline}
+        for axis in axes
+    }
+    return MethodSummary(
+        label=label,
+        method=view.method(label),
+        seeds=tuple(curve.seed for curve in curves),
+        base=float(np.mean([curve.gold[0] for curve in curves])),
+        gold=t_interval([curve.gold[-1] for curve in curves]),
+        gain=gain,
+        proxy_gain=t_interval([curve.column("proxy")[-1] - curve.column("proxy")[0] for curve in curves]),
+        learned=_learned(gain, floor),
+        gold_at={axis: t_interval([at_cost(curve, axis, view.cut(axis)) for curve in on[axis]]) for axis in axes},
+        hypervolume={axis: t_interval(list(areas[axis].values())) for axis in axes},
+        hypervolume_difference={
+            axis: _difference(areas[axis], rival[axis] if label != view.baseline else {}) for axis in axes
+        },
+        targets={
+            name: {
+                axis: reached([time_to_target(curve.cost(axis), curve.gold, target) for curve in on[axis]])
+                for axis in axes
+            }
+            for name, target in references.targets.items()
+        },
+        costs=_costs(curves),
+        median_run=view.median(label).record.run,
+    )
+
+
+def _learned(gain: Estimate, floor: NoiseFloor | None) -> Learned:
+    """Whether a change may be called a gain: five seeds, an interval clear of 0, and more than the noise floor."""
+    if gain.n < FEWEST:
+        return "too few seeds"
+    if floor is not None and abs(gain.mean) <= floor.gold:
+        return "within the noise floor"
+    if gain.low > 0:
+        return "gain"
+    return "loss" if gain.high < 0 else "not shown"
+
+
+def _difference(own: dict[int, float], other: dict[int, float]) -> Estimate:
+    """The mean seed-wise difference; NaN without a common seed."""
+    common = sorted(own.keys() & other.keys())
+    return t_interval([own[seed] - other[seed] for seed in common])
+
+
+def _costs(curves: Sequence[Curve]) -> dict[str, float]:
+    """Medians of the last point's counters; seconds only of runs that had their device to themselves."""
+    counters = [name for name in curves[0].points.columns if name.endswith(("_nfe", "_seconds")) or name in _COUNTERS]
+    medians = {}
+    for name in counters:
+        timed = [curve for curve in curves if "seconds" not in name or curve.record.timed]
+        values = [float(curve.column(name)[-1]) for curve in timed if name in curve.points.columns]
+        if values:
+            medians[name] = float(np.median(values))
+    return medians
+
+
+_COUNTERS = {
+    *COLUMNS.values(), "iteration", "images", "decodes", "trained_edges", "peak_memory_bytes", "diversity", "vendi",
+    "base_distance",
+}  # fmt: skip
+
+
+def _contrasts(view: View) -> tuple[Contrast, ...]:
+    """Differences from the baseline in final gold, by seed; Holm's p over the primary ones decides those."""
+    if not view.baseline or not view.of(view.baseline):
+        return ()
+    others = [label for label in view.labels if label != view.baseline]
+    primary = [label for label in view.primary if label in others]
+    base = {curve.seed: float(curve.gold[-1]) for curve in view.of(view.baseline)}
+    found: dict[str, tuple[int, Paired]] = {}
+    for label in others:
+        own = {curve.seed: float(curve.gold[-1]) for curve in view.of(label)}
+        seeds = sorted(own.keys() & base.keys())
+        family = max(1, len(view.primary)) if label in primary else 1
+        pair = paired([own[seed] for seed in seeds], [base[seed] for seed in seeds], family=family)
+        found[label] = (len(seeds), pair)
+    adjusted = dict(zip(primary, holm([found[label][1].p for label in primary]), strict=True))
+    return tuple(
+        Contrast(
+            label=label,
+            baseline=view.baseline,
+            primary=label in primary,
+            seeds=found[label][0],
+            result=found[label][1],
+            holm_p=adjusted.get(label, math.nan),
+            verdict=_verdict(*found[label], adjusted[label]) if label in primary else "exploratory",
+        )
+        for label in (*primary, *(label for label in others if label not in primary))
+    )
+
+
+def _verdict(seeds: int, result: Paired, holm_p: float) -> Verdict:
+    if seeds < FEWEST:
+        return "too few seeds"
+    if not holm_p < 0.05:
+        return "not shown to differ"
+    return "better" if result.difference.mean > 0 else "worse"
+
+
+def _axis(view: View, axis: Axis) -> AxisSummary:
+    curves = view.on(axis)
+    return AxisSummary(
+        axis=axis,
+        cut=view.cut(axis),
+        runs=len(curves),
+        untimed=len(view.curves) - len(curves),
+        frontier=_frontier(view, axis),
+    )
+
+
+def _frontier(view: View, axis: Axis) -> tuple[Stretch, ...]:
+    """Who has the highest mean gold at each of the grid's costs, and in how many of the common seeds."""
+    curves = view.on(axis)
+    labels = [label for label in view.labels if any(curve.label == label for curve in curves)]
+    cost_M = grid(view.cut(axis))
+    value = {(curve.label, curve.seed): curve_at(curve, axis, cost_M) for curve in curves}
+    common = sorted(set.intersection(*({seed for own, seed in value if own == label} for label in labels)))
+    mean = {
+        label: np.mean([value_M for (own, _), value_M in value.items() if own == label], axis=0) for label in labels
+    }
+    leaders = [max(labels, key=lambda label: float(mean[label][place])) for place in range(len(cost_M))]
+    stretches = []
+    for place, leader in enumerate(leaders):
+        if place + 1 < len(leaders) and leaders[place + 1] == leader:
+            continue
+        first = next(start for start in range(place, -1, -1) if start == 0 or leaders[start - 1] != leader)
+        ahead = sum(all(value[leader, seed][place] >= value[label, seed][place] for label in labels) for seed in common)
+        stretches.append(Stretch(leader, float(cost_M[first]), float(cost_M[place]), ahead, len(common)))
+    return tuple(stretches)
+
+
+def _floor(view: View, references: References) -> NoiseFloor | None:
+    values = [float(curve.gold[0]) for curve in view.bases]
+    if len(values) < 2:
+        return None
+    gold, share = noise_floor(values, base=references.base, best=references.best)
+    return NoiseFloor(gold, share, len(values))
+
+
+def _tuning(view: View) -> tuple[Tuned, ...]:
+    keys = dict.fromkeys((curve.label, curve.factor) for curve in view.tuning)
+    return tuple(
+        Tuned(
+            label,
+            factor,
+            t_interval([c.gold[-1] - c.gold[0] for c in view.tuning if (c.label, c.factor) == (label, factor)]),
+        )
+        for label, factor in sorted(keys)
+    )
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
