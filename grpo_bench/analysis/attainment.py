@@ -1,7 +1,7 @@
 """Attainment surfaces: what at least k of n seeds reached, for the bands of a Pareto plot.
 
-Each surface is a front of the empirical attainment function: V. Grunert da Fonseca, C. M. Fonseca and A. O. Hall (2001),
-Inferential performance assessment of stochastic optimisers and the attainment function, EMO 2001; computed by moocore.
+Each surface is a front of the empirical attainment function: V. Grunert da Fonseca, C. M. Fonseca and A. O. Hall,
+Inferential performance assessment of stochastic optimisers and the attainment function, EMO 2001. moocore computes it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def band_levels(seeds: int) -> tuple[int, ...]:
 def attainment(curves: Sequence[Points], levels: Sequence[int] | None = None) -> tuple[Surface, ...]:
     """The surfaces of `levels` (by default `band_levels`), one curve a seed, cost to be low and value high.
 
-    A seed attains (c, v) if a point of its curve costs at most c and is worth at least v. Raises `UserError` if a level is
-    not from 1 to the number of seeds, or a curve cannot be one seed's.
+    A seed attains (c, v) if a point of its curve costs at most c and is worth at least v. Raises `UserError` if a level
+    is not from 1 to the number of seeds, or a curve cannot be one seed's.
     """
     seeds = len(curves)
     chosen = band_levels(seeds) if levels is None else tuple(levels)
@@ -58,7 +58,7 @@ def attainment(curves: Sequence[Points], levels: Sequence[int] | None = None) ->
     checked = [one_curve(*one) for one in curves]
     points_NX = np.concatenate([np.column_stack([cost_K, -value_K]) for cost_K, value_K in checked])
     seed_N = np.repeat(np.arange(seeds), [len(cost_K) for cost_K, _ in checked])
-    front_PX = moocore.eaf(points_NX, seed_N)  # all levels: rows of cost, -value, 100 k / n
+    front_PX: FloatArray = moocore.eaf(points_NX, seed_N)  # all levels: rows of cost, -value, 100 k / n
     level_P = np.rint(front_PX[:, 2] * seeds / 100).astype(int)
     return tuple(_surface(front_PX[level_P == level, :2], level, seeds) for level in chosen)
 

@@ -1,14 +1,13 @@
 """The hypervolume of ONE seed's curve of reward against cost, and how much of it noise alone would make.
 
-The union of several seeds' points dominates each of them, so its hypervolume grows with their number: nothing here takes
-more than one seed's points at a time, and what looks like a pool is refused.
+The union of several seeds' points dominates each of them, so its hypervolume grows with their number: nothing here
+takes more than one seed's points at a time, and what looks like a pool is refused.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import moocore
 import numpy as np
@@ -22,15 +21,6 @@ Points = tuple[ArrayLike, ArrayLike]
 
 COSTS = 20
 """How many costs every curve is read at, so that no method has more points than another."""
-
-
-@dataclass(frozen=True)
-class NoiseFloor:
-    """The largest |difference| between evaluations of the same untrained base; nan below two evaluations."""
-
-    gold: float
-    share: float
-    """The same as a share of (best - base): what a curve of pure noise can have as hypervolume."""
 
 
 def grid(budget: float) -> FloatArray:
@@ -52,10 +42,10 @@ def resample(cost_K: ArrayLike, value_K: ArrayLike, grid_M: ArrayLike) -> FloatA
     grid_M = np.asarray(grid_M, dtype=np.float64)
     if grid_M.size and (grid_M.min() < cost_K[0] or grid_M.max() > cost_K[-1]):
         raise UserError(
-            f"a curve is never extrapolated: it was evaluated from cost {cost_K[0]:g} to {cost_K[-1]:g} and is asked for "
-            f"{grid_M.min():g} to {grid_M.max():g}; cut the view at the smallest maximum of its runs"
+            f"a curve is never extrapolated: it was evaluated from cost {cost_K[0]:g} to {cost_K[-1]:g} and is asked "
+            f"for {grid_M.min():g} to {grid_M.max():g}; cut the view at the smallest maximum of its runs"
         )
-    return np.interp(grid_M, cost_K, value_K)
+    return np.asarray(np.interp(grid_M, cost_K, value_K), dtype=np.float64)
 
 
 def hypervolume(cost_M: ArrayLike, value_M: ArrayLike, *, cost_ref: float, base: float, best: float) -> float:
@@ -81,17 +71,18 @@ def hypervolumes(curves: Iterable[Points], *, cost_ref: float, base: float, best
     return np.array([hypervolume(*one, cost_ref=cost_ref, base=base, best=best) for one in curves])
 
 
-def noise_floor(base_values: ArrayLike, base: float, best: float) -> NoiseFloor:
+def noise_floor(base_values: ArrayLike, base: float, best: float) -> tuple[float, float]:
     """How far evaluations of the untrained base differ from one another by evaluation noise alone, at most.
 
-    `base_values` (n,) in gold, one an evaluation. A gain no larger than this is none.
+    Returns the largest difference in gold, and as a share of (best - base): what a curve of pure noise can have as
+    hypervolume. `base_values` (n,) in gold, one an evaluation; nan below two. A gain no larger than this is none.
     """
     _check_box(base, best)
     values_N = np.asarray(base_values, dtype=np.float64)
     if values_N.size < 2:
-        return NoiseFloor(math.nan, math.nan)
+        return math.nan, math.nan
     largest = float(np.ptp(values_N))
-    return NoiseFloor(largest, largest / (best - base))
+    return largest, largest / (best - base)
 
 
 def one_curve(cost_K: ArrayLike, value_K: ArrayLike) -> tuple[FloatArray, FloatArray]:

@@ -1,4 +1,4 @@
-"""Intervals, paired differences, corrected p values and aggregates over workloads: scipy's, in the order RULES.md asks for.
+"""Intervals, paired differences, corrected p values and aggregates over workloads, computed by scipy.
 
 Everything here takes one number a seed. A value that is not finite makes its result nan; nothing is left out silently.
 """
@@ -81,9 +81,9 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Estimate:
 def paired(values: ArrayLike, baseline: ArrayLike, *, family: int = 1) -> Paired:
     """The seed-wise differences of two methods, `values` and `baseline` (n,), in the same order of seeds.
 
-    `family` is the number of contrasts declared together. Differences that are all zero have p = 1. Differences that are
-    equal but not zero have no t-test (nan, where R's t.test refuses "essentially constant" data): their p would be zero
-    after two seeds. Raises `UserError` if the two are not equally long or the family is empty.
+    `family` is the number of contrasts declared together. Differences that are all zero have p = 1. Differences that
+    are equal but not zero have no t-test: p is nan (R's t.test refuses such "essentially constant" data), or two seeds
+    would make it zero. Raises `UserError` if the two are not equally long or the family is empty.
     """
     values_N, baseline_N = _numbers(values), _numbers(baseline)
     if len(values_N) != len(baseline_N):
@@ -142,8 +142,8 @@ def stratified_bootstrap(
 ) -> Estimate:
     """`statistic` of all scores together, with a percentile interval from resampling seeds within each workload.
 
-    `scores` has one array (seeds,) a workload, in units that may be averaged over workloads. Efron and Tibshirani (1993),
-    An introduction to the bootstrap, 13.3 (percentile interval); Agarwal et al. (2021), section 4.2 (strata). Raises
+    `scores` has one array (seeds,) a workload, in units that may be averaged over workloads. Efron and Tibshirani
+    (1993), An introduction to the bootstrap, chapter 13 (percentile interval); Agarwal et al. (2021) (strata). Raises
     `UserError` below four workloads or ten seeds, where the interval covers far less than it says.
     """
     _check_strata(scores)
@@ -182,7 +182,7 @@ def _standard_error(values_N: FloatArray) -> float:
 def _constant(difference_N: FloatArray, values_N: FloatArray, baseline_N: FloatArray) -> bool:
     """Whether the differences vary by no more than rounding does (the rule of R's t.test)."""
     scale = max(abs(float(values_N.mean())), abs(float(baseline_N.mean())))
-    return _standard_error(difference_N) <= 10 * np.finfo(np.float64).eps * scale
+    return _standard_error(difference_N) <= 10 * float(np.finfo(np.float64).eps) * scale
 
 
 def _paired_t(values_N: FloatArray, baseline_N: FloatArray) -> float:
@@ -205,7 +205,7 @@ def _correlation(values_N: FloatArray, baseline_N: FloatArray) -> float:
 def _permutation(values_N: FloatArray, baseline_N: FloatArray) -> tuple[float, float]:
     """p of the sign-flip test and the least it can be: 2 / 2^n, or 2 / (draws + 1) where permutations are drawn.
 
-    R. A. Fisher (1935), The design of experiments, section 21. Exchanging the two values of a seed flips its difference.
+    R. A. Fisher (1935), The design of experiments. Exchanging the two values of a seed flips its difference.
     """
     n = len(values_N)
     if n < 2:
@@ -213,7 +213,7 @@ def _permutation(values_N: FloatArray, baseline_N: FloatArray) -> tuple[float, f
     exact = n <= EXACT_UP_TO
 
     def mean_difference(first: FloatArray, second: FloatArray, axis: int) -> FloatArray:
-        return np.mean(first - second, axis=axis)
+        return np.asarray(np.mean(first - second, axis=axis), dtype=np.float64)
 
     found = stats.permutation_test(
         (values_N, baseline_N),

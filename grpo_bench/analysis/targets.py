@@ -26,11 +26,11 @@ class Reached:
 
 
 def time_to_target(cost_K: ArrayLike, value_K: ArrayLike, target: float) -> float:
-    """The cost at which one seed's curve first passes `target` and stays there for the next point; inf if it never does.
+    """The cost at which one seed's curve passes `target` and stays there for the next point; inf if it never does.
 
-    Point k is the passage if it and point k + 1 are both at or above `target`; its cost is interpolated linearly between
-    points k - 1 and k (it is the first point's own if k = 0). One noisy evaluation is thus no passage, and neither is one
-    at the last point, which nothing confirms. Costs (K,) rise, values (K,) are in gold.
+    Point k is the passage if it and point k + 1 are both at or above `target`; its cost is interpolated linearly
+    between points k - 1 and k (it is the first point's own if k = 0). One noisy evaluation is thus no passage, and
+    neither is one at the last point, which nothing confirms. Costs (K,) rise, values (K,) are in gold.
     """
     cost_K, value_K = one_curve(cost_K, value_K)
     above_K = value_K >= target
@@ -55,8 +55,8 @@ def reached(times: Sequence[float]) -> Reached:
 def gain_targets(base: float, finals: ArrayLike, shares: Sequence[int] = SHARES) -> dict[str, float]:
     """Gold to reach for each of `shares` (per cent) of the gain of the baseline's median seed, to freeze in a suite.
 
-    `finals` (n,) is the baseline's gold at the full budget, one a seed. A baseline that gained nothing makes every target
-    the base's gold or less: its suite has no meaningful targets.
+    `finals` (n,) is the baseline's gold at the full budget, one a seed. A baseline that gained nothing makes every
+    target the base's gold or less: its suite has no meaningful targets.
     """
     gain = float(np.median(np.asarray(finals, dtype=np.float64))) - base
     return {str(share): base + share / 100 * gain for share in shares}
