@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
-Axis = Literal["nfe", "rollout-nfe", "reward-calls", "updates", "seconds"]
+from grpo_bench.store.suite import Axis
+
+__all__ = ["AXES", "COLUMNS", "TITLES", "Axis"]
+
 AXES: tuple[Axis, ...] = get_args(Axis)
 
 COLUMNS: dict[Axis, str] = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from grpo_bench.analysis.axes import AXES, COLUMNS, Axis
+from grpo_bench.analysis.axes import COLUMNS, Axis
 from grpo_bench.errors import UserError
 from grpo_bench.store.reader import read_runs
 from grpo_bench.store.record import RunRecord
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Part = Literal["main", "tuning", "base"]
 Config = Mapping[str, object]
+
+BASELINE = "flat"
+"""Compared with where no suite names another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,14 +199,15 @@ def _studies_here(folder: Path) -> tuple[Study, ...]:
             f"{len(rest)} runs in {folder.name} belong to no suite (or to cells that have changed), and are not shown"
         )
         first = suites[0]
-        return (Study(**{**vars(first), "notes": (*first.notes, note)}), *suites[1:])
-    curves = _labelled([_curve(folder, record, frames.get(record.run), record.method, "main", 1.0) for record in rest])
+        return (replace(first, notes=(*first.notes, note)), *suites[1:])
+    curves = _labelled([_curve(folder, record, frames.get(record.run), record.method, None, 1.0) for record in rest])
     return (Study(folder.name, folder.name, folder, None, _views(curves, None), (), runs.skipped),)
 
 
 def _curve(
-    folder: Path, record: RunRecord, points: pd.DataFrame | None, label: str, part: Part, factor: float
+    folder: Path, record: RunRecord, points: pd.DataFrame | None, label: str, part: Part | None, factor: float
 ) -> Curve:
+    """One run; without a suite to say so (`part` None), one that trained nothing is an evaluation of the base."""
     import pandas as pd
 
     frame = pd.DataFrame() if points is None else points.dropna(axis=1, how="all").reset_index(drop=True)
@@ -210,39 +215,56 @@ def _curve(
         config = tomllib.loads((folder / record.run / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         config = {}
+    if part is None:
+        part = "base" if record.status == "done" and len(frame) == 1 else "main"
     return Curve(label, part, factor, record, folder / record.run, config, frame)
 
 
 def _labelled(curves: Sequence[Curve]) -> list[Curve]:
-    """Runs without a suite, named by method, and by recipe, settings or source where these tell two groups apart."""
+    """Runs without a suite, named by method, and by the settings or the source that tell two of one method apart."""
     groups: dict[str, list[Curve]] = {}
     for curve in curves:
-        groups.setdefault(_identity(curve, source=True), []).append(curve)
-    names = {key: _names(found[0]) for key, found in groups.items()}
-    scenes = {key: _scene(found[0]) for key, found in groups.items()}
-    labels = {}
-    for key, own in names.items():
-        rivals = [names[other] for other in groups if other != key and scenes[other] == scenes[key]]
-        levels = [level for level in range(len(own)) if all(rival[level] != own[level] for rival in rivals)]
-        labels[key] = own[levels[0] if levels else -1]
-    return [Curve(**{**vars(curve), "label": labels[key]}) for key, found in groups.items() for curve in found]
+        groups.setdefault(_identity(curve), []).append(curve)
+    rivals: dict[tuple[str, ...], list[str]] = {}
+    for key, found in groups.items():
+        rivals.setdefault((*_scene(found[0]), found[0].method), []).append(key)
+    labels: dict[str, str] = {}
+    for keys in rivals.values():
+        settings = {key: _flat(groups[key][0].config) for key in keys}
+        names = {key: groups[key][0].method + _difference(settings[key], list(settings.values())) for key in keys}
+        again = Counter(names.values())
+        labels |= {key: name if again[name] == 1 else f"{name}@{_digest(key)}" for key, name in names.items()}
+    return [replace(curve, label=labels[key]) for key, found in groups.items() for curve in found]
 
 
-def _names(curve: Curve) -> tuple[str, str, str]:
-    """Ever longer names of a run's cell."""
-    recipe = f"{curve.method}({curve.record.recipe})" if curve.record.recipe else curve.method
-    return curve.method, recipe, f"{recipe}@{_digest(_identity(curve, source=True))}"
+def _difference(own: Mapping[str, object], rivals: Sequence[Mapping[str, object]]) -> str:
+    """The settings in which rivals differ, as `(updates=8)`; nothing where there are none."""
+    keys = dict.fromkeys(key for rival in rivals for key in rival)
+    apart = [key for key in keys if any(rival.get(key) != own.get(key) for rival in rivals)]
+    recipes = [rival.get("recipe", "") for rival in rivals]
+    if recipes.count(own.get("recipe", "")) == 1 and len(recipes) > 1 and own.get("recipe"):
+        return f"({own['recipe']})"
+    told = [f"{key.rsplit('.', 1)[-1]}={own[key]}" for key in apart if own.get(key, "") != ""]
+    return f"({','.join(told[:3])})" if told else ""
 
 
-def _identity(curve: Curve, *, source: bool) -> str:
-    """All that two runs of one cell share: the config but for its seed, and the method's source."""
-    config = {key: value for key, value in curve.config.items() if key != "seed"}
-    return json.dumps([config, curve.record.hashes.get("method") if source else None], sort_keys=True, default=str)
+def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested tables as dotted keys; the seed is left out."""
+    flat: dict[str, object] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" != "seed":
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _identity(curve: Curve) -> str:
+    """All that the runs of one cell share: the config but for its seed, and the method's source."""
+    return json.dumps([_flat(curve.config), curve.record.hashes.get("method")], sort_keys=True, default=str)
 
 
 def _digest(text: str) -> str:
-    import hashlib
-
     return hashlib.sha256(text.encode()).hexdigest()[:4]
 
 
@@ -262,6 +284,8 @@ def _views(curves: Sequence[Curve], suite: SuiteRecord | None) -> tuple[View, ..
     _one_rules_version(curves)
     groups: dict[tuple[str, ...], list[Curve]] = {}
     for curve in curves:
+        if curve.part == "base":
+            continue
         scene = _scene(curve) if suite is None else _scene(curve)[:3]
         groups.setdefault(scene, []).append(curve)
     shared = Counter(scene[:3] for scene in groups)
@@ -273,7 +297,9 @@ def _views(curves: Sequence[Curve], suite: SuiteRecord | None) -> tuple[View, ..
         if not main:
             continue
         suffix = f"-{_digest(scene[3])}" if shared[scene[:3]] > 1 else ""
-        views.append(_view("-".join(scene[:3]).replace(",", "+").replace(":", "-") + suffix, found, main, suite))
+        bases = [curve for curve in curves if curve.part == "base" and _scene(curve)[:2] == scene[:2]]
+        name = "-".join(scene[:3]).replace(",", "+").replace(":", "-") + suffix
+        views.append(_view(name, [*found, *bases], main, suite))
     return tuple(sorted(views, key=lambda view: view.protocol))
 
 
@@ -283,7 +309,8 @@ def _view(name: str, found: Sequence[Curve], main: Sequence[Curve], suite: Suite
     order = {label: place for place, label in enumerate(dict.fromkeys(curve.label for curve in main))}
     done.sort(key=lambda curve: order[curve.label])
     labels = {curve.label for curve in main}
-    baseline = suite.baseline if suite else "flat"
+    flats = [label for label in labels if label.split("(")[0] == BASELINE]
+    baseline = suite.baseline if suite else flats[0] if len(flats) == 1 else ""
     return View(
         name=name,
         workload=record.workload,
@@ -294,7 +321,7 @@ def _view(name: str, found: Sequence[Curve], main: Sequence[Curve], suite: Suite
         primary=tuple(label for label in suite.contrasts if label in labels) if suite else (),
         curves=tuple(done),
         unfinished=tuple(curve for curve in main if not _finished(curve)),
-        bases=tuple(curve for curve in found if curve.part == "base" and _finished(curve)),
+        bases=tuple(curve for curve in found if curve.part == "base" and len(curve.points) > 0),
         tuning=tuple(curve for curve in found if curve.part == "tuning" and _finished(curve)),
         references=suite.references.get(f"{record.workload}/{record.reward}") if suite else None,
         gold_is_proxy=record.gold_is_proxy,
@@ -302,7 +329,7 @@ def _view(name: str, found: Sequence[Curve], main: Sequence[Curve], suite: Suite
 
 
 def _finished(curve: Curve) -> bool:
-    return curve.record.status == "done" and len(curve.points) > 0
+    return curve.record.status == "done" and len(curve.points) > 1
 
 
 def _one_rules_version(curves: Iterable[Curve]) -> None:
@@ -328,6 +355,3 @@ def _one_grid(curves: Sequence[Curve]) -> None:
             f"{first.label} and {second.label} were evaluated on different grids or budgets ({first.record.run}, "
             f"{second.record.run}), so they cannot stand in one figure; give the suite one [evaluation] and [budget]"
         )
-
-
-__all__ = ["AXES", "Axis", "Curve", "Study", "View", "studies"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -13,14 +13,11 @@ from grpo_bench.analysis.axes import AXES, COLUMNS, Axis
 from grpo_bench.analysis.hypervolume import grid, hypervolume, noise_floor, resample
 from grpo_bench.analysis.statistics import Estimate, Paired, holm, paired, t_interval
 from grpo_bench.analysis.study import Curve, Floats, View
-from grpo_bench.analysis.targets import Reached, reached, time_to_target
+from grpo_bench.analysis.targets import Reached, gain_targets, reached, time_to_target
 from grpo_bench.store.suite import References
 
 FEWEST = 5
 """Below this many seeds the words "better" and "gain" are not printed."""
-
-SHARES = {"25": 0.25, "50": 0.5, "90": 0.9}
-"""Targets: shares of the gain that the baseline's median seed reaches at the full budget."""
 
 Verdict = Literal["better", "worse", "not shown to differ", "too few seeds"]
 Learned = Literal["gain", "loss", "within the noise floor", "not shown", "too few seeds"]
@@ -51,6 +48,8 @@ class MethodSummary:
     learned: Learned
     gold_at: dict[Axis, Estimate]
     """Gold where each axis's view is cut, by interpolation."""
+    difference_at: dict[Axis, Estimate]
+    """The same less the baseline's, seed by seed; NaN for the baseline itself."""
     hypervolume: dict[Axis, Estimate]
     hypervolume_difference: dict[Axis, Estimate]
     """Against the baseline, seed by seed; NaN for the baseline itself."""
@@ -84,6 +83,11 @@ class Stretch:
     ahead: int
     """In how many seeds it is the highest at the stretch's end."""
     seeds: int
+    """The seeds that all labels have."""
+    runner_up: str
+    """The label with the next highest mean at the stretch's end; empty where there is one label."""
+    margin: Estimate
+    """By how much it leads the runner-up there, seed by seed: exploratory, since it was chosen for being highest."""
 
 
 @dataclass(frozen=True)
@@ -191,18 +195,21 @@ def measured_references(view: View) -> References:
     if not view.curves:
         return References(base=0.0, best=1.0, costs={}, targets={})
     runs = view.of(view.baseline) or view.of(view.labels[0])
-    median = view.median(runs[0].label)
-    base, last = float(median.gold[0]), float(median.gold[-1])
+    base = float(np.mean([curve.gold[0] for curve in runs]))
     best = max(1.0, *(float(curve.gold.max()) for curve in view.curves))
-    costs = {axis: float(np.median([curve.cost(axis)[-1] for curve in runs])) for axis in AXES if axis != "seconds"}
-    timed = [curve.cost("seconds")[-1] for curve in runs if curve.record.timed]
-    if timed:
-        costs["seconds"] = float(np.median(timed))
-    budget = view.curves[0].config.get("budget")
-    if isinstance(budget, dict):
-        costs |= {str(kind): float(amount) for kind, amount in budget.items() if kind in AXES and amount > 0}
-    targets = {name: base + share * (last - base) for name, share in SHARES.items()} if last > base else {}
-    return References(base=base, best=best, costs=costs, targets=targets)
+    costs: dict[Axis, float] = {}
+    for axis in AXES:
+        ends = [float(curve.cost(axis)[-1]) for curve in runs if axis != "seconds" or curve.record.timed]
+        amount = _budget(view.curves[0]).get(axis)
+        if ends:
+            costs[axis] = float(amount) if amount else float(np.median(ends))
+    targets = gain_targets(base, [curve.gold[-1] for curve in runs])
+    return References(base=base, best=best, costs=costs, targets=targets if targets["90"] > base else {})
+
+
+def _budget(curve: Curve) -> Mapping[str, float]:
+    budget = curve.config.get("budget")
+    return budget if isinstance(budget, dict) else {}
 
 
 def at_cost(curve: Curve, axis: Axis, cost: float) -> float:
@@ -216,7 +223,7 @@ def curve_at(curve: Curve, axis: Axis, cost_M: Floats) -> Floats:
 
 
 def area(curve: Curve, axis: Axis, references: References) -> float:
-    """One run's normalised hypervolume over an axis, on the same 20 costs for every run; NaN without a reference cost."""
+    """One run's normalised hypervolume over an axis, on the same 20 costs for all; NaN without a reference cost."""
     reference = references.costs.get(axis)
     if not reference:
         return math.nan
@@ -230,11 +237,9 @@ def _method(view: View, label: str, references: References, floor: NoiseFloor | 
     gain = t_interval([curve.gold[-1] - curve.gold[0] for curve in curves])
     on = {axis: [curve for curve in view.on(axis) if curve.label == label] for axis in AXES}
     axes = [axis for axis in AXES if on[axis]]
+    own_at = {axis: {curve.seed: at_cost(curve, axis, view.cut(axis)) for curve in on[axis]} for axis in axes}
+    rivals = {axis: [curve for curve in view.on(axis) if curve.label == view.baseline != label] for axis in axes}
     areas = {axis: {curve.seed: area(curve, axis, references) for curve in on[axis]} for axis in axes}
-    rival = {
-        axis: {curve.seed: area(curve, axis, references) for curve in view.on(axis) if curve.label == view.baseline}
-        for axis in axes
-    }
     return MethodSummary(
         label=label,
         method=view.method(label),
@@ -244,10 +249,14 @@ def _method(view: View, label: str, references: References, floor: NoiseFloor | 
         gain=gain,
         proxy_gain=t_interval([curve.column("proxy")[-1] - curve.column("proxy")[0] for curve in curves]),
         learned=_learned(gain, floor),
-        gold_at={axis: t_interval([at_cost(curve, axis, view.cut(axis)) for curve in on[axis]]) for axis in axes},
+        gold_at={axis: t_interval(list(own_at[axis].values())) for axis in axes},
+        difference_at={
+            axis: _difference(own_at[axis], {c.seed: at_cost(c, axis, view.cut(axis)) for c in rivals[axis]})
+            for axis in axes
+        },
         hypervolume={axis: t_interval(list(areas[axis].values())) for axis in axes},
         hypervolume_difference={
-            axis: _difference(areas[axis], rival[axis] if label != view.baseline else {}) for axis in axes
+            axis: _difference(areas[axis], {c.seed: area(c, axis, references) for c in rivals[axis]}) for axis in axes
         },
         targets={
             name: {
@@ -345,24 +354,37 @@ def _axis(view: View, axis: Axis) -> AxisSummary:
 
 
 def _frontier(view: View, axis: Axis) -> tuple[Stretch, ...]:
-    """Who has the highest mean gold at each of the grid's costs, and in how many of the common seeds."""
+    """Who has the highest mean gold at each of the grid's costs, by how much, and in how many of the common seeds."""
     curves = view.on(axis)
-    labels = [label for label in view.labels if any(curve.label == label for curve in curves)]
+    labels = list(dict.fromkeys(curve.label for curve in curves))
     cost_M = grid(view.cut(axis))
-    value = {(curve.label, curve.seed): curve_at(curve, axis, cost_M) for curve in curves}
-    common = sorted(set.intersection(*({seed for own, seed in value if own == label} for label in labels)))
-    mean = {
-        label: np.mean([value_M for (own, _), value_M in value.items() if own == label], axis=0) for label in labels
-    }
-    leaders = [max(labels, key=lambda label: float(mean[label][place])) for place in range(len(cost_M))]
-    stretches = []
-    for place, leader in enumerate(leaders):
-        if place + 1 < len(leaders) and leaders[place + 1] == leader:
-            continue
-        first = next(start for start in range(place, -1, -1) if start == 0 or leaders[start - 1] != leader)
-        ahead = sum(all(value[leader, seed][place] >= value[label, seed][place] for label in labels) for seed in common)
-        stretches.append(Stretch(leader, float(cost_M[first]), float(cost_M[place]), ahead, len(common)))
-    return tuple(stretches)
+    values: dict[str, dict[int, Floats]] = {label: {} for label in labels}
+    for curve in curves:
+        values[curve.label][curve.seed] = curve_at(curve, axis, cost_M)
+    mean_LM = np.array([np.mean(list(values[label].values()), axis=0) for label in labels])
+    leader_M = mean_LM.argmax(axis=0)
+    ends = [*np.flatnonzero(np.diff(leader_M)), len(cost_M) - 1]
+    starts = [0, *(end + 1 for end in ends[:-1])]
+    return tuple(
+        _stretch(values, labels, mean_LM[:, end], float(cost_M[start]), float(cost_M[end]), int(end))
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def _stretch(
+    values: Mapping[str, Mapping[int, Floats]],
+    labels: Sequence[str],
+    mean_L: Floats,
+    first: float,
+    last: float,
+    at: int,
+) -> Stretch:
+    order = np.argsort(-mean_L, kind="stable")
+    leader, second = labels[order[0]], labels[order[1]] if len(labels) > 1 else ""
+    common = sorted(set.intersection(*(set(values[label]) for label in labels)))
+    ahead = sum(all(values[leader][seed][at] >= values[label][seed][at] for label in labels) for seed in common)
+    own, other = ({seed: float(values[name][seed][at]) for seed in values.get(name, {})} for name in (leader, second))
+    return Stretch(leader, first, last, ahead, len(common), second, _difference(own, other))
 
 
 def _floor(view: View, references: References) -> NoiseFloor | None:
