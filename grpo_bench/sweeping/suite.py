@@ -60,7 +60,7 @@ class MethodEntry(Section):
     """Paper's settings to start from, in place of those that `[settings]` names."""
     seeds: Seeds | None = None
     """Its own seeds, in place of the suite's."""
-    set: Table = {}
+    set: Table = Field(default_factory=dict)
     """Config tables of its own, over `[settings]`."""
 
 
@@ -104,13 +104,13 @@ class Suite(Section):
     contrast_seeds: Seeds | None = None
     """Seeds of the baseline and the contrasts, in place of `seeds`."""
     budget: dict[BudgetKind, float]
-    settings: Table = {}
+    settings: Table = Field(default_factory=dict)
     """Config tables laid over every cell."""
     methods: dict[Name, MethodEntry] = Field(min_length=1)
     overrides: tuple[Override, ...] = ()
     tuning: Tuning | None = None
     base: Base | None = None
-    references: dict[str, References] = {}
+    references: dict[str, References] = Field(default_factory=dict)
     digest: str = ""
     """sha256 of the file's text."""
 

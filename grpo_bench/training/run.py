@@ -7,7 +7,7 @@ import inspect
 import logging
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,6 +47,40 @@ class Outcome:
     fresh: bool
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a config comes to before anything runs."""
+
+    config: RunConfig
+    """With the method's own settings written out; this is what config.toml holds."""
+    hashes: dict[str, str]
+    run: str
+    """The run's id."""
+
+
+def identify(config: RunConfig, known: MutableMapping[str, dict[str, str]] | None = None) -> Identity:
+    """The run that a config names, after the checks that need no model.
+
+    `known` keeps hashes between calls, for many configs whose differences (seeds, budget, optimiser, evaluation) change
+    neither prompts nor weights.
+
+    Raises:
+        UserError: anything in the config that does not fit.
+    """
+    method = make_method(config)
+    config = config.model_copy(update={"method": _resolved(config, method.config.model_dump(exclude_none=True))})
+    check_plan(config, method)
+    if known is None:
+        hashes = _hashes(config)
+    else:
+        fresh = RunConfig()
+        same = {"seed": 0, "budget": fresh.budget, "training": fresh.training}
+        evaluation = fresh.evaluation.model_copy(update={"split": config.evaluation.split})
+        key = config.model_copy(update={**same, "evaluation": evaluation}).to_toml()
+        hashes = known[key] if key in known else known.setdefault(key, _hashes(config))
+    return Identity(config, hashes, run_id(config, hashes))
+
+
 def start(
     config: RunConfig,
     results: Path,
@@ -63,11 +97,8 @@ def start(
     Raises:
         UserError: anything in the config that does not fit, before a folder is made.
     """
-    method = make_method(config)
-    config = config.model_copy(update={"method": _resolved(config, method.config.model_dump(exclude_none=True))})
-    check_plan(config, method)
-    hashes = _hashes(config)
-    run = run_id(config, hashes)
+    identity = identify(config)
+    config, hashes, run = identity.config, identity.hashes, identity.run
     folder = results / run
     if folder.exists() and again:
         RunStore(folder).discard()

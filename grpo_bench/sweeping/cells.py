@@ -1,0 +1,196 @@
+"""From a suite to its runs: every cell's config, resolved as the command line would, and its run's id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from grpo_bench.config import RunConfig, Table, merge
+from grpo_bench.config import recipe as shipped_recipe
+from grpo_bench.errors import UserError
+from grpo_bench.registry import METHODS
+from grpo_bench.resolve import resolve
+from grpo_bench.store.suite import CellRecord, Part, SuiteRecord
+from grpo_bench.sweeping.suite import BASE_LABEL, Override, Suite
+
+Hashes = dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a suite."""
+
+    record: CellRecord
+    config: RunConfig
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return self.record.run
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A cell before it has a run's id; `config` has another seed."""
+
+    label: str
+    config: RunConfig
+    part: Part
+    seed: int
+    factor: float = 1.0
+
+
+def suite_cells(suite: Suite) -> tuple[Cell, ...]:
+    """All cells: the base, then seed by seed, so that a sweep that is cut off has as many of each label, then tuning.
+
+    Raises:
+        UserError: a method, recipe, setting or reward that does not fit, two cells that are one run, or methods that
+            would be evaluated differently.
+    """
+    lines = {
+        (workload, reward, label): _line(suite, workload, reward, label)
+        for workload in suite.workloads
+        for reward in suite.rewards
+        for label in suite.methods
+    }
+    _check_lines(suite, lines)
+    known: Hashes = {}
+    cells = tuple(_identified(wanted, known) for wanted in _wanted(suite, lines))
+    _check_duplicates(cells)
+    return cells
+
+
+def suite_record(suite: Suite, cells: tuple[Cell, ...]) -> SuiteRecord:
+    """What a results folder keeps of a suite."""
+    return SuiteRecord(
+        suite=suite.name,
+        title=suite.title,
+        digest=suite.digest,
+        baseline=suite.baseline,
+        contrasts=suite.contrasts,
+        budget=suite.budget,
+        references=suite.references,
+        cells=tuple(cell.record for cell in cells),
+    )
+
+
+Lines = Mapping[tuple[str, str, str], RunConfig]
+
+
+def _wanted(suite: Suite, lines: Lines) -> Iterator[_Wanted]:
+    for (_, _, label), config in lines.items():
+        if suite.base is not None and label == suite.baseline:
+            for noise in range(suite.base.evaluations):
+                evaluation = config.evaluation.model_copy(update={"seed": noise})
+                update = {"budget": {"iterations": 0.0}, "evaluation": evaluation}
+                yield _Wanted(BASE_LABEL, config.model_copy(update=update), "base", 0)
+    for seed in sorted({seed for label in suite.methods for seed in suite.seeds_of(label)}):
+        for (_, _, label), config in lines.items():
+            if seed in suite.seeds_of(label):
+                yield _Wanted(label, config, "main", seed)
+    for seed in suite.tuning.seeds if suite.tuning else ():
+        for (_, _, label), config in lines.items():
+            for factor in suite.tuning.factors if suite.tuning and label in suite.primary else ():
+                yield _Wanted(label, _retuned(config, factor), "tuning", seed, factor)
+
+
+def _line(suite: Suite, workload: str, reward: str, label: str) -> RunConfig:
+    """A label's config on a workload and reward; its seed is not its cells'.
+
+    Raises:
+        UserError: what does not fit, and in which label.
+    """
+    entry = suite.methods[label]
+    tables = merge(suite.settings, entry.set)
+    for override in suite.overrides:
+        if _matches(override, workload, reward, label):
+            tables = merge(tables, override.set)
+    recipe = entry.recipe or str(tables.get("recipe") or "")
+    own: Table = {
+        "workload": workload,
+        "budget": dict(suite.budget),
+        "method": {"name": _method(entry.name, recipe, label)},
+        "reward": {"name": reward},
+    }
+    tables = {key: value for key, value in merge(tables, own).items() if key != "recipe"}
+    try:
+        METHODS.get(_method(entry.name, recipe, label))
+        return resolve(tables, recipe or None, None, None)
+    except UserError as error:
+        raise UserError(f"methods.{label}: {error}") from error
+
+
+def _method(name: str, recipe: str, label: str) -> str:
+    """The entry's method, else its recipe's, else the one it is labelled with."""
+    table = shipped_recipe(recipe).get("method") if recipe and not name else None
+    own = table.get("name") if isinstance(table, Mapping) else None
+    return name or str(own or label)
+
+
+def _matches(override: Override, workload: str, reward: str, label: str) -> bool:
+    chosen = ((override.labels, label), (override.workloads, workload), (override.rewards, reward))
+    return all(not names or name in names for names, name in chosen)
+
+
+def _retuned(config: RunConfig, factor: float) -> RunConfig:
+    """At `factor` times the learning rate, to five digits, so that 3 x 1e-4 is 3e-4 and not a float beside it."""
+    own = config.training.learning_rate
+    rate = own if factor == 1 else float(f"{own * factor:.5g}")
+    return config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": rate})})
+
+
+def _identified(wanted: _Wanted, known: Hashes) -> Cell:
+    from grpo_bench.training.run import identify
+
+    try:
+        identity = identify(wanted.config.model_copy(update={"seed": wanted.seed}), known)
+    except UserError as error:
+        raise UserError(f"methods.{wanted.label}: {error}") from error
+    config = identity.config
+    record = CellRecord(
+        label=wanted.label,
+        run=identity.run,
+        method=config.method.name,
+        recipe=config.recipe or None,
+        reward=config.reward.name,
+        workload=config.workload,
+        seed=config.seed,
+        protocol=config.protocol,
+        part=wanted.part,
+        factor=wanted.factor,
+    )
+    return Cell(record, config)
+
+
+def _check_lines(suite: Suite, lines: Lines) -> None:
+    """The baseline's protocol is the contrasts', and all labels of a workload are evaluated alike."""
+    for (workload, reward, label), config in lines.items():
+        base = lines[workload, reward, suite.baseline]
+        if label in suite.contrasts and config.protocol != base.protocol:
+            raise UserError(
+                f"contrast {label!r} has the {config.protocol} protocol and the baseline the {base.protocol} one, "
+                "which are never compared; give both the same kind of recipe"
+            )
+        if config.evaluation != base.evaluation:
+            mine, theirs = config.evaluation.model_dump(), base.evaluation.model_dump()
+            key = next(key for key in mine if mine[key] != theirs[key])
+            raise UserError(
+                f"{label!r} sets evaluation.{key} = {mine[key]!r} and {suite.baseline!r} {theirs[key]!r}; evaluation "
+                "is the same for all methods of a workload, so set it in [settings]"
+            )
+
+
+def _check_duplicates(cells: tuple[Cell, ...]) -> None:
+    seen: dict[str, CellRecord] = {}
+    for cell in cells:
+        other = seen.setdefault(cell.run, cell.record)
+        if other is not cell.record:
+            raise UserError(
+                f"{_place(other)} and {_place(cell.record)} are the same run, {cell.run}; remove one of them, or set "
+                "something in it that matters"
+            )
+
+
+def _place(cell: CellRecord) -> str:
+    part = "" if cell.part == "main" else f" ({cell.part}, {cell.factor:g} x the learning rate)"
+    return f"{cell.label!r}{part} with seed {cell.seed}"
