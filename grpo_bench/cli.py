@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from grpo_bench import __version__
+from grpo_bench.commands.claims import claims
 from grpo_bench.commands.options import (
     ConfigFile,
     Plugins,
@@ -56,6 +57,7 @@ app = typer.Typer(
 )
 app.add_typer(new_app, name="new")
 app.add_typer(rewards_app, name="rewards")
+app.command("claims")(claims)
 
 
 class Kind(StrEnum):

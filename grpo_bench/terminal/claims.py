@@ -1,0 +1,161 @@
+"""`grpo-bench claims`: each published sentence, what was measured of it, and which runs were used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypedDict
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from grpo_bench.analysis.effects import METRICS
+from grpo_bench.terminal.text import NOTHING, plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from grpo_bench.analysis.claims import Claim, Judged
+
+STYLES = {
+    "reproduced": "bold green",
+    "same direction": "green",
+    "refuted": "bold red",
+    "opposite direction": "red",
+    "inconclusive": "yellow",
+    "no runs": "dim",
+}
+SIGNS = {"ratio_at_most": "<=", "ratio_at_least": ">=", "greater": ">", "less": "<", "relative_gain_at_least": ">="}
+
+
+class ClaimJson(TypedDict):
+    """One claim as `claims --json` prints it; a figure that is not there is null."""
+
+    id: str
+    text: str
+    source: str
+    metric: str
+    method: str
+    baseline: str
+    relation: str
+    value: float
+    protocol: str
+    tier: str
+    verdict: str
+    words: str
+    binding: bool
+    scale: str | None
+    measured: float | None
+    low: float | None
+    high: float | None
+    interval: str | None
+    seeds: int
+    study: str | None
+    view: str | None
+    runs_tier: str | None
+    runs_protocol: str | None
+    labels: tuple[str, str] | None
+    runs: tuple[str, ...]
+    missing: str
+
+
+def claims_json(judged: Sequence[Judged]) -> list[ClaimJson]:
+    """The verdicts with all they rest on."""
+    return [_claim_json(one) for one in judged]
+
+
+def _claim_json(one: Judged) -> ClaimJson:
+    claim, found, measured = one.claim, one.evidence, one.effect
+    return {
+        "id": claim.id,
+        "text": claim.text,
+        "source": claim.source,
+        "metric": claim.metric,
+        "method": claim.method,
+        "baseline": claim.baseline,
+        "relation": claim.relation,
+        "value": claim.value,
+        "protocol": claim.protocol,
+        "tier": claim.tier,
+        "verdict": one.verdict,
+        "words": one.words,
+        "binding": one.binding,
+        "scale": measured.scale if measured else None,
+        "measured": _finite(measured.interval.mean) if measured else None,
+        "low": _finite(measured.interval.low) if measured else None,
+        "high": _finite(measured.interval.high) if measured else None,
+        "interval": measured.how if measured else None,
+        "seeds": len(found.pairs) if found else 0,
+        "study": found.study if found else None,
+        "view": found.view.name if found else None,
+        "runs_tier": found.view.tier if found else None,
+        "runs_protocol": found.view.protocol if found else None,
+        "labels": (found.label, found.baseline) if found else None,
+        "runs": found.runs if found else (),
+        "missing": one.missing,
+    }
+
+
+def print_claims(judged: Sequence[Judged], console: Console) -> None:
+    """A row a claim; under the table, each sentence with the runs that were used or what is missing."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("claim", no_wrap=True)
+    table.add_column("says")
+    table.add_column("measured", no_wrap=True)
+    table.add_column("seeds", justify="right")
+    table.add_column("verdict")
+    for one in judged:
+        seeds = str(len(one.evidence.pairs)) if one.evidence else NOTHING
+        verdict = Text(one.words, style=STYLES[one.verdict])
+        table.add_row(plain(one.claim.id, "bold cyan", 64), plain(_says(one.claim)), _measured(one), seeds, verdict)
+    console.print(table)
+    for one in judged:
+        _print_basis(one, console)
+    if judged and not any(one.binding for one in judged):
+        line = "No verdict binds: a claim is decided by runs of its own tier and protocol, which these are not."
+        console.print(Text(line, style="yellow"), soft_wrap=True)
+
+
+def _says(claim: Claim) -> str:
+    scale = {"ratio_at_most": "/", "ratio_at_least": "/"}.get(claim.relation, "-")
+    figure = f"{claim.method} {scale} {claim.baseline}"
+    if claim.relation == "relative_gain_at_least":
+        figure = f"{claim.method} / {claim.baseline} - 1"
+    return f"{claim.metric.replace('_', ' ')}: {figure} {SIGNS[claim.relation]} {claim.value:g}"
+
+
+def _measured(one: Judged) -> str:
+    if one.effect is None:
+        return NOTHING
+    interval = one.effect.interval
+    return f"{_number(interval.mean)} [{_number(interval.low)}, {_number(interval.high)}]"
+
+
+def _print_basis(one: Judged, console: Console) -> None:
+    claim = one.claim
+    console.print(Text.assemble(plain(claim.id, "bold cyan", 64), "  ", plain(claim.text, limit=300)), soft_wrap=True)
+    console.print(plain(f"  claimed at tier {claim.tier}, protocol {claim.protocol}: {claim.source}", "dim"),
+                  soft_wrap=True)  # fmt: skip
+    if one.evidence is not None and one.evidence.pairs:
+        found = one.evidence
+        n = len(found.pairs)
+        used = (
+            f"{METRICS[claim.metric]}, {found.label} against {found.baseline}, {n} paired seed{'' if n == 1 else 's'}, "
+            f"from {found.study}/{found.view.name} (tier {found.view.tier}, protocol {found.view.protocol})"
+        )
+        console.print(plain(f"  {used}"), soft_wrap=True)
+        if one.effect is not None:
+            console.print(plain(f"  {one.effect.how}", "dim"), soft_wrap=True)
+    if one.missing:
+        console.print(plain(f"  missing: {one.missing}", "yellow"), soft_wrap=True)
+
+
+def _number(number: float) -> str:
+    if math.isnan(number):
+        return NOTHING
+    return f"{number:.3g}"
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
