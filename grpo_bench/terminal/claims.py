@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from grpo_bench.analysis.claims import SCALES
 from grpo_bench.analysis.effects import METRICS
 from grpo_bench.terminal.text import NOTHING, plain
 
@@ -101,54 +102,49 @@ def print_claims(judged: Sequence[Judged], console: Console) -> None:
     """A row a claim; under the table, each sentence with the runs that were used or what is missing."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("claim", no_wrap=True)
-    table.add_column("says")
     table.add_column("measured", no_wrap=True)
-    table.add_column("seeds", justify="right")
-    table.add_column("verdict")
+    table.add_column("n", justify="right")
+    table.add_column("verdict", min_width=20)
     for one in judged:
         seeds = str(len(one.evidence.pairs)) if one.evidence else NOTHING
         verdict = Text(one.words, style=STYLES[one.verdict])
-        table.add_row(plain(one.claim.id, "bold cyan", 64), plain(_says(one.claim)), _measured(one), seeds, verdict)
+        table.add_row(plain(one.claim.id, "bold cyan", 64), _measured(one), seeds, verdict)
     console.print(table)
     for one in judged:
         _print_basis(one, console)
     if judged and not any(one.binding for one in judged):
-        line = "No verdict binds: a claim is decided by runs of its own tier and protocol, which these are not."
+        line = "No verdict binds: a claim is decided by runs of its own tier and protocol, and these are others."
         console.print(Text(line, style="yellow"), soft_wrap=True)
 
 
 def _says(claim: Claim) -> str:
-    scale = {"ratio_at_most": "/", "ratio_at_least": "/"}.get(claim.relation, "-")
-    figure = f"{claim.method} {scale} {claim.baseline}"
-    if claim.relation == "relative_gain_at_least":
-        figure = f"{claim.method} / {claim.baseline} - 1"
-    return f"{claim.metric.replace('_', ' ')}: {figure} {SIGNS[claim.relation]} {claim.value:g}"
+    scale = {"ratio": "ratio ", "difference": "", "relative gain": "gain "}[SCALES[claim.relation]]
+    return f"{scale}{SIGNS[claim.relation]} {claim.value:g}"
 
 
 def _measured(one: Judged) -> str:
-    if one.effect is None:
+    if one.effect is None or (math.isnan(one.effect.interval.mean) and math.isnan(one.effect.interval.low)):
         return NOTHING
     interval = one.effect.interval
     return f"{_number(interval.mean)} [{_number(interval.low)}, {_number(interval.high)}]"
 
 
 def _print_basis(one: Judged, console: Console) -> None:
-    claim = one.claim
+    """What was claimed, by whom, and the runs that were used or are missing."""
+    claim, found = one.claim, one.evidence
     console.print(Text.assemble(plain(claim.id, "bold cyan", 64), "  ", plain(claim.text, limit=300)), soft_wrap=True)
-    console.print(plain(f"  claimed at tier {claim.tier}, protocol {claim.protocol}: {claim.source}", "dim"),
-                  soft_wrap=True)  # fmt: skip
-    if one.evidence is not None and one.evidence.pairs:
-        found = one.evidence
+    lines = [(f"claimed: {_says(claim)}, tier {claim.tier}, protocol {claim.protocol}; {claim.source}", "dim")]
+    if found is not None and found.pairs:
         n = len(found.pairs)
         used = (
-            f"{METRICS[claim.metric]}, {found.label} against {found.baseline}, {n} paired seed{'' if n == 1 else 's'}, "
-            f"from {found.study}/{found.view.name} (tier {found.view.tier}, protocol {found.view.protocol})"
+            f"{METRICS[claim.metric]}, {found.label} against {found.baseline}, {n} paired seed{'' if n == 1 else 's'} "
+            f"of {found.study}/{found.view.name}, tier {found.view.tier}, protocol {found.view.protocol}"
         )
-        console.print(plain(f"  {used}"), soft_wrap=True)
-        if one.effect is not None:
-            console.print(plain(f"  {one.effect.how}", "dim"), soft_wrap=True)
+        lines.append((f"{used}; {one.effect.how}" if one.effect else used, ""))
     if one.missing:
-        console.print(plain(f"  missing: {one.missing}", "yellow"), soft_wrap=True)
+        lines.append((f"missing: {one.missing}", "yellow"))
+    for line, style in lines:
+        console.print(Text.assemble("  ", plain(line, style)), soft_wrap=True)
 
 
 def _number(number: float) -> str:
