@@ -12,7 +12,7 @@ from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 from grpo_bench.errors import UserError
 
@@ -74,7 +74,7 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Estimate:
     mean = float(values_N.mean())
     if n == 1:
         return Estimate(mean, math.nan, math.nan, n)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * _standard_error(values_N)
+    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * _standard_error(values_N)
     return Estimate(mean, mean - half, mean + half, n)
 
 
