@@ -26,6 +26,7 @@ from grpo_bench.commands.options import (
     print_json,
     results_folder,
 )
+from grpo_bench.commands.sweep import sweep
 from grpo_bench.errors import RewardFailed, UserError, nearest
 from grpo_bench.isolated.commands import app as rewards_app
 from grpo_bench.scaffold.commands import app as new_app
@@ -57,6 +58,7 @@ app = typer.Typer(
 )
 app.add_typer(new_app, name="new")
 app.add_typer(rewards_app, name="rewards")
+app.command("sweep")(sweep)
 app.command("claims")(claims)
 
 

@@ -157,10 +157,12 @@ def _go_on(store: RunStore, observer: Observer, timed: bool) -> Outcome:
 
 
 def _mend(store: RunStore) -> None:
-    """Rebuild the points from the last checkpoint, which a finished run has behind its last point."""
+    """Rebuild points that are damaged or deleted from the last checkpoint, which a finished run has behind its last."""
     try:
-        store.rows()
+        whole = bool(store.rows()) or store.record.status != "done"
     except UserError:
+        whole = False
+    if not whole:
         with store.lock():
             store.rewind()
 

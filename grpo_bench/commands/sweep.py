@@ -1,0 +1,132 @@
+"""`grpo-bench sweep`: all runs of a suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from grpo_bench.commands.options import Plugins, Results, load_plugins, print_json, results_folder
+from grpo_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from grpo_bench.executors.base import Executor
+    from grpo_bench.sweeping.cells import Cell
+    from grpo_bench.sweeping.state import CellState
+    from grpo_bench.sweeping.suite import Suite
+    from grpo_bench.sweeping.sweep import Task
+
+EXIT_UNFINISHED = 1
+
+
+def sweep(
+    suite: Annotated[str, typer.Argument(help="A suite's TOML file, or the name of a shipped one.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every cell and its cost; run nothing.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once; more than one marks them untimed.")] = 1,
+    executor: Annotated[str, typer.Option(help="Where runs are carried out: local, ray or slurm.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; default: one started here.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for slurm. Repeatable.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each run.")] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each run on a cluster.")] = 0,
+    results: Results = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
+    plugin: Plugins = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the cells as one JSON line only.")] = False,
+) -> None:
+    """Carry out a suite: what is done is kept, what was interrupted goes on, what failed is shown with its reason.
+
+    Exit code 0 when every cell ended (done or diverged), 1 otherwise.
+    """
+    from grpo_bench.executors.choose import make_executor
+    from grpo_bench.sweeping.suite import find_suite, load_suite
+    from grpo_bench.terminal.waiting import waiting
+
+    load_plugins(plugin)
+    chosen = make_executor(executor, jobs=jobs, address=address, options=_options(option))
+    folder = results_folder(results)
+    read = load_suite(find_suite(suite))
+    with waiting("resolving the suite", quiet=json):
+        from grpo_bench.sweeping.cells import suite_cells
+        from grpo_bench.sweeping.state import ENDED, cell_state
+
+        cells = suite_cells(read)
+        states: Mapping[str, CellState] = {cell.run: cell_state(folder, cell) for cell in cells}
+    if dry_run:
+        _dry_run(read, cells, states, folder, jobs=jobs, json=json)
+        return
+    from grpo_bench.sweeping.sweep import Task
+
+    task = Task(folder, tuple(plugin or ()), threads, gpus)
+    states = _carry_out(read, cells, states, task, chosen, retry_failed=retry_failed, json=json)
+    _print(read, cells, states, folder, json=json)
+    if any(state.kind not in ENDED for state in states.values()):
+        raise typer.Exit(EXIT_UNFINISHED)
+
+
+def _dry_run(
+    suite: Suite, cells: Sequence[Cell], states: Mapping[str, CellState], folder: Path, *, jobs: int, json: bool
+) -> None:
+    """Print what there is and what the rest will cost; nothing is written."""
+    from grpo_bench.sweeping.projection import project
+    from grpo_bench.terminal.sweeping import cells_json, print_dry_run
+    from grpo_bench.terminal.tables import stdout_console
+    from grpo_bench.terminal.waiting import waiting
+
+    with waiting("planning every cell", quiet=json):
+        projections = project(folder, cells)
+    if json:
+        print_json({"suite": suite.name, "results": str(folder), "cells": cells_json(cells, states, projections)})
+    else:
+        print_dry_run(cells, states, projections, stdout_console(), jobs=jobs)
+
+
+def _carry_out(
+    suite: Suite,
+    cells: tuple[Cell, ...],
+    states: Mapping[str, CellState],
+    task: Task,
+    executor: Executor,
+    *,
+    retry_failed: bool,
+    json: bool,
+) -> Mapping[str, CellState]:
+    """The states at the end. Where nothing is left to do, nothing is written, so that any folder can be looked at."""
+    from grpo_bench.sweeping.cells import suite_record
+    from grpo_bench.sweeping.sweep import announce, carry_out, only_one, settled, wanted
+    from grpo_bench.terminal.sweep_display import SweepDisplay
+
+    record = suite_record(suite, cells)
+    left = [cell for cell in cells if wanted(states[cell.run], retry_failed=retry_failed)]
+    if not left and settled(task.results, record):
+        return states
+    with only_one(task.results, suite.name):
+        warning = announce(task.results, record)
+        if warning:
+            typer.echo(f"grpo-bench: {warning}", err=True)
+        with SweepDisplay(cells, len(left), task.results, quiet=json) as display:
+            return carry_out(cells, task, executor, display.heard, display.should_stop, retry_failed=retry_failed)
+
+
+def _print(suite: Suite, cells: Sequence[Cell], states: Mapping[str, CellState], folder: Path, *, json: bool) -> None:
+    from grpo_bench.terminal.sweeping import cells_json, print_sweep
+    from grpo_bench.terminal.tables import stdout_console
+
+    if json:
+        print_json({"suite": suite.name, "results": str(folder), "cells": cells_json(cells, states)})
+    else:
+        print_sweep(cells, states, stdout_console())
+        typer.echo(f"results: {folder}")
+
+
+def _options(assignments: list[str] | None) -> dict[str, str]:
+    """`KEY=VALUE` flags as a table."""
+    found = {}
+    for assignment in assignments or []:
+        key, equals, value = assignment.partition("=")
+        if not key or not equals:
+            raise UserError(f"--option takes KEY=VALUE, such as partition=gpu, not {assignment!r}")
+        found[key] = value
+    return found

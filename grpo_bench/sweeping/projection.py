@@ -1,0 +1,132 @@
+"""What a cell will cost: evaluations from its plan, seconds and memory from stored runs of its like."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tomllib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from grpo_bench.config import RunConfig, validated
+from grpo_bench.errors import UserError
+from grpo_bench.store.run import RunStore, run_names
+from grpo_bench.sweeping.cells import Cell
+from grpo_bench.sweeping.state import total_seconds
+from grpo_bench.terminal.text import value
+
+PLANNED = 300
+"""Iterations that are planned one by one; those of a longer run are taken to cost the mean of these."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A cell's cost from beginning to end; NaN where it is not known."""
+
+    nfe: float
+    iterations: float
+    exact: bool
+    """False for a method that prunes by rewards, a budget of seconds, and a run too long to plan to its end."""
+    seconds: float = math.nan
+    memory_bytes: float = math.nan
+    source: str = "unknown"
+    """Which stored runs the seconds and memory are taken from."""
+
+
+def planned_cost(config: RunConfig) -> Projection:
+    """NFE and iterations of the whole run, by planning it as the trainer will.
+
+    Raises:
+        UserError: the method does not fit the schedule.
+    """
+    from grpo_bench.training.planning import iteration_cost, make_method, plan_forest, plan_schedule
+    from grpo_bench.training.preview import preview
+
+    kind, budget = config.budget_kind, config.budget_amount
+    if kind == "seconds":
+        return Projection(math.nan, math.nan, exact=False)
+    if not budget:
+        return Projection(0.0, 0.0, exact=True)
+    method, schedule, sketch = make_method(config), plan_schedule(config), preview(config)
+    kept = sketch.kept_nfe / sketch.nfe
+    nfe, used, iterations = 0.0, 0.0, 0
+    while iterations < PLANNED:
+        cost = iteration_cost(plan_forest(method, config.seed, iterations, schedule), config, method)
+        if used + cost.amount(kind) > budget:
+            return Projection(nfe, iterations, exact=not sketch.prunes)
+        # Pruning saves training evaluations after the rewards are known; an iteration must fit without it.
+        used += cost.amount(kind) * (kept if kind == "nfe" else 1)
+        nfe += cost.nfe * kept
+        iterations += 1
+    scale = budget / used
+    return Projection(nfe * scale, iterations * scale, exact=False)
+
+
+def project(results: Path, cells: Sequence[Cell]) -> dict[str, Projection]:
+    """Every cell's projection by its run's id; seconds and memory are medians over the finished runs in `results`.
+
+    Taken from runs of the same settings but for seed, budget and learning rate; else of the same method and model.
+    """
+    past = _past(results)
+    found = {}
+    for cell in cells:
+        same = [run for run in past if run.like == _likeness(cell.config)]
+        near = [run for run in past if run.near == _nearness(cell.config)]
+        source = f"{len(same)} like it" if same else f"{len(near)} of {cell.record.method}" if near else "unknown"
+        found[cell.run] = _timed(planned_cost(cell.config), same or near, source)
+    return found
+
+
+@dataclass(frozen=True)
+class _Past:
+    """A finished run."""
+
+    like: str
+    near: str
+    nfe: float
+    seconds: float
+    memory_bytes: float
+
+
+def _past(results: Path) -> list[_Past]:
+    """The finished runs of a folder; what cannot be read is left out."""
+    found = []
+    for name in run_names(results):
+        store = RunStore(results / name)
+        with suppress(UserError, tomllib.TOMLDecodeError):
+            if store.record.status == "done" and store.rows():
+                last, config = store.rows()[-1], validated(RunConfig, tomllib.loads(store.config_toml()))
+                seconds, memory = total_seconds(last), value(last, "peak_memory_bytes")
+                found.append(_Past(_likeness(config), _nearness(config), value(last, "nfe"), seconds, memory))
+    return found
+
+
+def _timed(planned: Projection, past: Sequence[_Past], source: str) -> Projection:
+    if not past:
+        return planned
+    if planned.nfe:
+        seconds = planned.nfe * statistics.median(run.seconds / run.nfe for run in past)
+    else:
+        seconds = statistics.median(run.seconds for run in past)
+    memory = statistics.median(run.memory_bytes for run in past)
+    return replace(planned, seconds=seconds, memory_bytes=memory, source=source)
+
+
+def _likeness(config: RunConfig) -> str:
+    """All that a run's speed depends on."""
+    update = {
+        "seed": 0,
+        "recipe": "",
+        "protocol": "controlled",
+        "budget": {"iterations": float(config.budget_amount > 0)},
+        "training": config.training.model_copy(update={"learning_rate": 1.0}),
+        "evaluation": config.evaluation.model_copy(update={"seed": 0}),
+    }
+    return config.model_copy(update=update).to_toml()
+
+
+def _nearness(config: RunConfig) -> str:
+    trained = config.budget_amount > 0
+    return repr((config.workload, config.method.name, config.model, config.sampling.steps, trained))

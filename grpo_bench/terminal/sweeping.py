@@ -1,0 +1,228 @@
+"""A suite's cells as tables: what is there, what the rest will cost, and how a sweep ended."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from grpo_bench.sweeping.state import CellState
+from grpo_bench.terminal.text import NOTHING, count, duration, plain, score
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from grpo_bench.sweeping.cells import Cell
+    from grpo_bench.sweeping.projection import Projection
+
+WIDTH = 100
+_STYLES = {"done": "green", "diverged": "magenta", "failed": "red", "damaged": "red", "missing": "dim"}
+_WORDS = {"missing": "to run", "done": "cached", "diverged": "cached, diverged"}
+
+States = Mapping[str, CellState]
+Projections = Mapping[str, "Projection"]
+
+
+class CellJson(TypedDict):
+    """One cell of `grpo-bench sweep --json`; numbers that are not known are null."""
+
+    label: str
+    method: str
+    recipe: str | None
+    reward: str
+    workload: str
+    seed: int
+    protocol: str
+    part: str
+    factor: float
+    run: str
+    status: str
+    reason: str
+    share: float | None
+    gold: float | None
+    timed: bool
+    projected_nfe: NotRequired[float | None]
+    projected_nfe_exact: NotRequired[bool]
+    projected_seconds: NotRequired[float | None]
+    projected_memory_bytes: NotRequired[float | None]
+    projected_from: NotRequired[str]
+
+
+def cells_json(cells: Sequence[Cell], states: States, projections: Projections | None = None) -> list[CellJson]:
+    """Every cell as `--json` prints it; with projections for a dry run."""
+    found: list[CellJson] = []
+    for cell in cells:
+        record, state = cell.record, states[cell.run]
+        one: CellJson = {
+            **record.model_dump(mode="json"),  # type: ignore[typeddict-item]
+            "status": state.kind,
+            "reason": state.reason,
+            "share": _number(state.share),
+            "gold": _number(state.gold),
+            "timed": state.timed,
+        }
+        if projections is not None:
+            cost = projections[cell.run]
+            one["projected_nfe"], one["projected_nfe_exact"] = _number(cost.nfe), cost.exact
+            one["projected_seconds"] = _number(cost.seconds)
+            one["projected_memory_bytes"] = _number(cost.memory_bytes)
+            one["projected_from"] = cost.source
+        found.append(one)
+    return found
+
+
+def print_dry_run(
+    cells: Sequence[Cell], states: States, projections: Projections, console: Console, *, jobs: int
+) -> None:
+    """Every cell with its state and cost, then the totals."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        record = cell.record
+        heading = f"workload {record.workload}, reward {record.reward}, {record.protocol} protocol"
+        groups.setdefault(heading, []).append(cell)
+    for heading, members in groups.items():
+        console.print(plain(heading, "bold"))
+        table = _table()
+        table.add_column("label", overflow="fold")
+        table.add_column("method", overflow="fold")
+        table.add_column("part", no_wrap=True)
+        table.add_column("seed", justify="right", no_wrap=True)
+        table.add_column("state", no_wrap=True)
+        for heading in ("NFE", "time", "MB"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for cell in members:
+            table.add_row(*_row(cell, states[cell.run], projections[cell.run]))
+        # A pipe has no width: what reads it wants whole words.
+        console.print(table, width=None if console.is_terminal else max(WIDTH, console.width))
+    _print_reasons(cells, states, console)
+    _print_totals(cells, states, projections, console, jobs)
+
+
+def _row(cell: Cell, state: CellState, cost: Projection) -> list[Text]:
+    record = cell.record
+    nfe = f"{'' if cost.exact else '~'}{count(cost.nfe)}" if math.isfinite(cost.nfe) else "unknown"
+    return [
+        plain(record.label, "bold cyan", 64),
+        plain(record.method, limit=64),
+        Text(part_name(cell)),
+        Text(str(record.seed)),
+        _state(state),
+        Text(nfe),
+        Text(_known(duration(cost.seconds))),
+        Text(_known(count(cost.memory_bytes / 1e6))),
+    ]
+
+
+def part_name(cell: Cell) -> str:
+    """`main`, a base cell with its evaluation's seed, or a tuning cell's multiple of the learning rate."""
+    if cell.record.part == "base":
+        return f"base {cell.config.evaluation.seed}"
+    return f"rate x{cell.record.factor:.2g}" if cell.record.part == "tuning" else "main"
+
+
+def _state(state: CellState) -> Text:
+    text = _WORDS.get(state.kind, state.kind)
+    if state.kind == "interrupted":
+        text = f"interrupted at {_share(state)}"
+    elif state.kind == "running":
+        text = f"running, {_share(state)}"
+    return Text(text, style=_STYLES.get(state.kind, "yellow"))
+
+
+def _share(state: CellState) -> str:
+    return f"{state.share:.0%}" if math.isfinite(state.share) else "0%"
+
+
+def _known(text: str) -> str:
+    return "unknown" if text == NOTHING else text
+
+
+def _megabytes(amount: float) -> str:
+    return f"{amount / 1e6:,.0f} MB" if math.isfinite(amount) else NOTHING
+
+
+def _print_reasons(cells: Sequence[Cell], states: States, console: Console) -> None:
+    """What diverged, failed or is damaged, each with its reason on a line of its own."""
+    for cell in cells:
+        state = states[cell.run]
+        if state.kind in ("failed", "damaged", "diverged"):
+            name = plain(f"{cell.record.label}, seed {cell.record.seed} ({cell.run})", "bold", 160)
+            said = plain(f" {state.kind}: {state.reason or 'no reason is stored'}", _STYLES[state.kind])
+            console.print(Text.assemble(name, said), soft_wrap=True)
+
+
+def _print_totals(cells: Sequence[Cell], states: States, projections: Projections, console: Console, jobs: int) -> None:
+    kinds = Counter(states[cell.run].kind for cell in cells)
+    said = ", ".join(f"{kinds[kind]} {kind}" for kind in dict.fromkeys(states[cell.run].kind for cell in cells))
+    console.print(Text(f"{len(cells)} cells: {said}"), soft_wrap=True)
+    untimed = sum(not states[cell.run].timed for cell in cells)
+    if untimed:
+        note = f"{untimed} of the runs there are untimed (they shared their machine): no plot over seconds uses them"
+        console.print(Text(note, style="dim"), soft_wrap=True)
+    left = [cell for cell in cells if states[cell.run].kind in ("missing", "interrupted", "running")]
+    if not left:
+        return
+    shares = [1 - state.share if math.isfinite(state.share) else 1.0 for state in (states[cell.run] for cell in left)]
+    costs = [projections[cell.run] for cell in left]
+    nfe = sum(share * cost.nfe for share, cost in zip(shares, costs, strict=True))
+    exact = all(cost.exact for cost in costs) and not kinds["interrupted"] and not kinds["running"]
+    known = [share * cost.seconds for share, cost in zip(shares, costs, strict=True) if math.isfinite(cost.seconds)]
+    unknown = len(costs) - len(known)
+    line = f"to run: {len(left)} cells, {'' if exact else 'about '}{count(nfe)} NFE"
+    if known:
+        line += f", {duration(sum(known))} one after another"
+        line += f" (about {duration(sum(known) / jobs)} with {jobs} jobs, if as fast)" if jobs > 1 else ""
+        line += f", at most {_megabytes(max(c.memory_bytes for c in costs if math.isfinite(c.memory_bytes)))} a run"
+    if unknown:
+        line += f"; time and memory of {unknown} of them unknown, no run of their like is finished here"
+    console.print(Text(line, style="bold"), soft_wrap=True)
+    sources = {cell.record.label: projections[cell.run].source for cell in left}
+    known_sources = [f"{label} from {source}" for label, source in sources.items() if source != "unknown"]
+    if known_sources:
+        note = "time and memory are medians over finished runs in this folder: " + ", ".join(known_sources)
+        console.print(plain(note, "dim", 1000), soft_wrap=True)
+
+
+def print_sweep(cells: Sequence[Cell], states: States, console: Console) -> None:
+    """How a sweep ended: a line for each label and part with its counts and its mean gold, then the reasons."""
+    groups: dict[tuple[str, str, str, str], list[Cell]] = {}
+    for cell in cells:
+        part = "base" if cell.record.part == "base" else part_name(cell)
+        key = (cell.record.workload, cell.record.reward, cell.record.label, part)
+        groups.setdefault(key, []).append(cell)
+    several = len({key[:2] for key in groups}) > 1
+    table = _table()
+    for heading in [*(("workload", "reward") if several else ()), "label", "part"]:
+        table.add_column(heading, overflow="fold")
+    for heading in ("done", "diverged", "failed", "unfinished", "gold, mean", "runs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for (workload, reward, label, part), members in groups.items():
+        kinds = Counter(states[cell.run].kind for cell in members)
+        gold = [states[cell.run].gold for cell in members if states[cell.run].kind == "done"]
+        counts = [kinds["done"], kinds["diverged"], kinds["failed"] + kinds["damaged"]]
+        counts.append(len(members) - sum(counts))
+        table.add_row(
+            *([plain(workload), plain(reward)] if several else []),
+            plain(label, "bold cyan", 64),
+            Text(part),
+            *(Text(str(number) if number else NOTHING) for number in counts),
+            Text(score(statistics.fmean(gold) if gold else math.nan)),
+            Text(str(len(gold))),
+        )
+    console.print(table)
+    _print_reasons(cells, states, console)
+
+
+def _table() -> Table:
+    """As narrow as its content allows; a terminal that is narrower folds it."""
+    return Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _number(number: float) -> float | None:
+    return number if math.isfinite(number) else None
