@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from grpo_bench.analysis.axes import COLUMNS, Axis
+from grpo_bench.analysis.axes import AXES, COLUMNS, Axis
 from grpo_bench.errors import UserError
-from grpo_bench.store.reader import read_runs
+from grpo_bench.store.reader import Runs, read_runs
 from grpo_bench.store.record import RunRecord
-from grpo_bench.store.run import CONFIG
 from grpo_bench.store.suite import CellRecord, References, SuiteRecord, read_suites
 
 if TYPE_CHECKING:
@@ -67,8 +66,14 @@ class Curve:
         Raises:
             KeyError: its points have none of that name.
         """
-        values: Floats = self.points[name].to_numpy(dtype=np.float64)
-        return values
+        if name not in self._columns:
+            self._columns[name] = self.points[name].to_numpy(dtype=np.float64)
+        return self._columns[name]
+
+    @cached_property
+    def _columns(self) -> dict[str, Floats]:
+        """Columns asked for so far: a figure asks for few of them, and for those many times."""
+        return {}
 
     def cost(self, axis: Axis) -> Floats:
         """(K,) what had been spent on an axis at each point."""
@@ -126,8 +131,11 @@ class View:
 
     def cut(self, axis: Axis) -> float:
         """Where a view over an axis ends: the smallest maximum of the runs in it; NaN where there is none."""
-        ends = [float(curve.cost(axis)[-1]) for curve in self.on(axis)]
-        return min(ends) if ends else math.nan
+        return self._cuts[axis]
+
+    @cached_property
+    def _cuts(self) -> dict[Axis, float]:
+        return {axis: min((float(curve.cost(axis)[-1]) for curve in self.on(axis)), default=math.nan) for axis in AXES}
 
     def method(self, label: str) -> str:
         """The method behind a label, whose colour it has."""
@@ -176,15 +184,23 @@ def _has_runs(folder: Path) -> bool:
 
 
 def _studies_here(folder: Path) -> tuple[Study, ...]:
-    runs = read_runs(folder)
+    return studies_of(folder, read_runs(folder), read_suites(folder))
+
+
+def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord]) -> tuple[Study, ...]:
+    """The suites among runs that were read from `folder` or from a bundle, and the other runs.
+
+    Raises:
+        UserError: runs that may not be compared are in one suite.
+    """
     frames = dict(tuple(runs.points.groupby("run", sort=False)))
     records = {record.run: record for record in runs.records}
     suites, used = [], set[str]()
-    for suite in read_suites(folder):
+    for suite in records_of_suites:
         cells = {cell.run: cell for cell in suite.cells}
         used |= set(cells)
         curves = [
-            _curve(folder, records[run], frames.get(run), cell.label, cell.part, cell.factor)
+            _curve(folder, records[run], runs, frames.get(run), (cell.label, cell.part, cell.factor))
             for run, cell in cells.items()
             if run in records
         ]
@@ -200,24 +216,31 @@ def _studies_here(folder: Path) -> tuple[Study, ...]:
         )
         first = suites[0]
         return (replace(first, notes=(*first.notes, note)), *suites[1:])
-    curves = _labelled([_curve(folder, record, frames.get(record.run), record.method, None, 1.0) for record in rest])
+    curves = _labelled([_curve(folder, record, runs, frames.get(record.run)) for record in rest])
     return (Study(folder.name, folder.name, folder, None, _views(curves, None), (), runs.skipped),)
 
 
 def _curve(
-    folder: Path, record: RunRecord, points: pd.DataFrame | None, label: str, part: Part | None, factor: float
+    folder: Path,
+    record: RunRecord,
+    runs: Runs,
+    points: pd.DataFrame | None,
+    cell: tuple[str, Part, float] | None = None,
 ) -> Curve:
-    """One run; without a suite to say so (`part` None), one that trained nothing is an evaluation of the base."""
+    """One run and its cell; without one to say so, a run that trained nothing is an evaluation of the base."""
     import pandas as pd
 
     frame = pd.DataFrame() if points is None else points.dropna(axis=1, how="all").reset_index(drop=True)
     try:
-        config = tomllib.loads((folder / record.run / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = tomllib.loads(runs.configs.get(record.run, ""))
+    except ValueError:
         config = {}
-    if part is None:
-        part = "base" if record.status == "done" and len(frame) == 1 else "main"
+    label, part, factor = cell or (record.method, _part(record, frame), 1.0)
     return Curve(label, part, factor, record, folder / record.run, config, frame)
+
+
+def _part(record: RunRecord, points: pd.DataFrame) -> Part:
+    return "base" if record.status == "done" and len(points) == 1 else "main"
 
 
 def _labelled(curves: Sequence[Curve]) -> list[Curve]:

@@ -41,10 +41,18 @@ def read_table(path: Path, *, mend: str = "") -> pa.Table:
         UserError: when it is truncated or otherwise damaged, or written by a newer version.
         FileNotFoundError: when it is missing.
     """
+    return parse_table(path.read_bytes(), path, mend=mend)
+
+
+def parse_table(data: bytes, path: Path, *, mend: str = "") -> pa.Table:
+    """The content of such a file; `path` is only what an error calls it.
+
+    Raises:
+        UserError: when it is truncated or otherwise damaged, or written by a newer version.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    data = path.read_bytes()
     try:
         table = parquet.read_table(io.BytesIO(data))
         table.validate(full=True)

@@ -9,6 +9,7 @@ from grpo_bench.errors import UserError
 from grpo_bench.store.run import RunStore, run_names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -31,14 +32,22 @@ class Runs:
     """Their points, each row with its run's columns (RUN_COLUMNS) and its held-out scores (`heldout/NAME`)."""
     skipped: tuple[str, ...]
     """One sentence for each folder that is no whole run, and for each run whose held-out scores cannot be read."""
+    configs: Mapping[str, str]
+    """The text of config.toml by run; of a run without one, nothing."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One run as it was read."""
+
+    record: RunRecord
+    config: str | None
+    points: pd.DataFrame
 
 
 def read_runs(results: Path) -> Runs:
     """Read all runs in `results`, sorted by id; a damaged one is skipped, with the reason, and hides no other."""
-    import pandas as pd
-
-    records: list[RunRecord] = []
-    frames: list[pd.DataFrame] = []
+    found: list[StoredRun] = []
     skipped: list[str] = []
     for name in run_names(results):
         store = RunStore(results / name)
@@ -47,13 +56,30 @@ def read_runs(results: Path) -> Runs:
         except UserError as error:
             skipped.append(str(error))
             continue
-        records.append(record)
-        if len(points):
-            points = _with_held_out(store, points, skipped)
-            columns = {column: [getattr(record, column)] * len(points) for column in RUN_COLUMNS}
-            frames.append(pd.concat([pd.DataFrame(columns, index=points.index), points], axis=1))
+        points = _with_held_out(store, points, skipped) if len(points) else points
+        found.append(StoredRun(record, _config(store), points))
+    return together(found, skipped)
+
+
+def together(found: Iterable[StoredRun], skipped: Iterable[str] = ()) -> Runs:
+    """Runs as one table, whatever they were read from."""
+    import pandas as pd
+
+    runs, frames = list(found), []
+    for run in runs:
+        if len(run.points):
+            columns = {column: [getattr(run.record, column)] * len(run.points) for column in RUN_COLUMNS}
+            frames.append(pd.concat([pd.DataFrame(columns, index=run.points.index), run.points], axis=1))
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(RUN_COLUMNS))
-    return Runs(tuple(records), table, tuple(skipped))
+    configs = {run.record.run: run.config for run in runs if run.config is not None}
+    return Runs(tuple(run.record for run in runs), table, tuple(skipped), configs)
+
+
+def _config(store: RunStore) -> str | None:
+    try:
+        return store.config_toml()
+    except UserError:
+        return None
 
 
 def _with_held_out(store: RunStore, points: pd.DataFrame, skipped: list[str]) -> pd.DataFrame:

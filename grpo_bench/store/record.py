@@ -71,6 +71,15 @@ def read_record(path: Path) -> RunRecord:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Could not read {path}: {clean_text(str(error))}.") from error
+    return parse_record(text, path)
+
+
+def parse_record(text: str, path: Path) -> RunRecord:
+    """A run.json's text; `path` is only what an error calls it.
+
+    Raises:
+        UserError: when it is damaged, or written by a newer version.
+    """
     try:
         raw = json.loads(text)
         check_schema(raw.get("schema_version") if isinstance(raw, dict) else None, path)

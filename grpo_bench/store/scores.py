@@ -22,6 +22,8 @@ from grpo_bench.store.record import SCHEMA_VERSION, Name
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pyarrow as pa
+
 PREFIX = "heldout/"
 """Of a held-out reward's columns; `reward/` is what the run itself scored."""
 _PASSES_KEY = b"grpo_bench.passes"
@@ -132,6 +134,15 @@ def read_scores(path: Path) -> Scores:
         table = read_table(path, mend=_DAMAGED)
     except FileNotFoundError:
         return Scores()
+    return parse_scores(table, path)
+
+
+def parse_scores(table: pa.Table, path: Path) -> Scores:
+    """The scores of a file's table; `path` is only what an error calls it.
+
+    Raises:
+        UserError: it is damaged.
+    """
     try:
         passes = _PASSES.validate_json((table.schema.metadata or {})[_PASSES_KEY])
         values: dict[Key, dict[str, float]] = {}

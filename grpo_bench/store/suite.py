@@ -100,15 +100,31 @@ def read_suite(path: Path) -> SuiteRecord:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    return parse_suite(text, path)
+
+
+def parse_suite(text: str, path: Path) -> SuiteRecord:
+    """A suite file's text; `path` is only what an error calls it.
+
+    Raises:
+        UserError: damaged, or written by a newer version.
+    """
+    try:
         raw = json.loads(text)
         check_schema(raw.get("schema_version") if isinstance(raw, dict) else None, path)
         return SuiteRecord.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         detail = str(error)
-    raise UserError(
+    raise _damaged(path, detail)
+
+
+def _damaged(path: Path, detail: str) -> UserError:
+    return UserError(
         f"{path} is damaged ({clean_text(detail, 120)}): delete it and give the sweep command again; runs are kept."
     )
 
