@@ -1,1 +1,1 @@
-"""Where the runs of a sweep are carried out: processes here, a Ray cluster, or Slurm. Scheduling is the engine's own."""
+"""Where the runs of a sweep are carried out: processes here, a Ray cluster, Slurm. Scheduling is the engine's own."""

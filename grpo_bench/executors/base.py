@@ -47,7 +47,7 @@ class Event:
     where: str = ""
     """Process and machine, for people."""
     code: int | None = None
-    """Of `ended`: 0 done, 1 failed, 2 refused (the person's mistake, or the folder is held), 3 diverged, 130 stopped."""
+    """Of `ended`: 0 done, 1 failed, 2 refused (a mistake, or the folder is held), 3 diverged, 130 stopped."""
     message: str = ""
     """One sentence; empty when all is well. Hostile text is cleaned already."""
 

@@ -154,8 +154,8 @@ def _report(channel: Channel, error: BaseException) -> None:
         channel.send({"error": traceback.format_exception_only(type(error), error)[-1].strip()})
 
 
-def _die_with(parent: int, *, at_once: bool) -> None:
-    """End this process when the engine ends, even in the midst of a batch, where no end of the socket is noticed.
+def die_with(parent: int, *, at_once: bool) -> None:
+    """End this process when its parent ends, even in the midst of a batch, where no end of the socket is noticed.
 
     Linux kills it `at_once`. That ties it to the *thread* that started it, so it is asked for by a main thread only;
     everywhere else a thread looks once in half a second whether the parent is still the same.
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str]) -> None:
     descriptor, parent, at_once = (int(word) for word in rest)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which ends its worker when it is done
     os.set_inheritable(descriptor, False)
-    _die_with(parent, at_once=bool(at_once))
+    die_with(parent, at_once=bool(at_once))
     serve(Channel(socket.socket(fileno=descriptor)), script)
 
 

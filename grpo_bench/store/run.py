@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONFIG, RECORD, POINTS, SCORES = "config.toml", "run.json", "points.parquet", "scores.parquet"
+LOCK, HOLDER = "run.lock", "holder.json"
 
 
 class RunStore:
@@ -84,13 +85,14 @@ class RunStore:
         """
         from filelock import FileLock, Timeout
 
-        lock, holder = FileLock(self.folder / "run.lock"), self.folder / "holder.json"
+        lock, holder = FileLock(self.folder / LOCK), self.folder / HOLDER
         with saving("the run's lock", self.folder):
             try:
                 lock.acquire(timeout=0)
             except Timeout:
+                writer = holder_of(self.folder) or "another process"
                 raise UserError(
-                    f"The run {self.folder.name} is being written by {_holder(holder)}: wait for it, or stop it first."
+                    f"The run {self.folder.name} is being written by {writer}: wait for it, or stop it first."
                 ) from None
         try:
             for folder in (self.folder, self.images, self.checkpoints.folder):
@@ -282,9 +284,10 @@ def _iteration(row: Row) -> int:
     return int(value)
 
 
-def _holder(path: Path) -> str:
+def holder_of(folder: Path) -> str | None:
+    """Who writes the run in `folder`, for people; None where nobody does. One that was killed stands till the next."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
         return f"process {int(known['pid'])} on {clean_text(str(known['host']), 60)}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        return None
