@@ -71,8 +71,7 @@ def _dry_run(
 ) -> None:
     """Print what there is and what the rest will cost; nothing is written."""
     from grpo_bench.sweeping.projection import project
-    from grpo_bench.terminal.sweeping import cells_json, print_dry_run
-    from grpo_bench.terminal.tables import stdout_console
+    from grpo_bench.terminal.sweeping import cells_json, print_dry_run, wide_console
     from grpo_bench.terminal.waiting import waiting
 
     with waiting("planning every cell", quiet=json):
@@ -80,7 +79,7 @@ def _dry_run(
     if json:
         print_json({"suite": suite.name, "results": str(folder), "cells": cells_json(cells, states, projections)})
     else:
-        print_dry_run(cells, states, projections, stdout_console(), jobs=jobs)
+        print_dry_run(cells, states, projections, wide_console(), jobs=jobs)
 
 
 def _carry_out(
@@ -111,13 +110,12 @@ def _carry_out(
 
 
 def _print(suite: Suite, cells: Sequence[Cell], states: Mapping[str, CellState], folder: Path, *, json: bool) -> None:
-    from grpo_bench.terminal.sweeping import cells_json, print_sweep
-    from grpo_bench.terminal.tables import stdout_console
+    from grpo_bench.terminal.sweeping import cells_json, print_sweep, wide_console
 
     if json:
         print_json({"suite": suite.name, "results": str(folder), "cells": cells_json(cells, states)})
     else:
-        print_sweep(cells, states, stdout_console())
+        print_sweep(cells, states, wide_console())
         typer.echo(f"results: {folder}")
 
 

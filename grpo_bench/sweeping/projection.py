@@ -74,7 +74,7 @@ def project(results: Path, cells: Sequence[Cell]) -> dict[str, Projection]:
     for cell in cells:
         same = [run for run in past if run.like == _likeness(cell.config)]
         near = [run for run in past if run.near == _nearness(cell.config)]
-        source = f"{len(same)} like it" if same else f"{len(near)} of {cell.record.method}" if near else "unknown"
+        source = f"{len(same)} alike" if same else f"{len(near)} of {cell.record.method}" if near else "unknown"
         found[cell.run] = _timed(planned_cost(cell.config), same or near, source)
     return found
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo_bench.sweeping.state import CellState
+from grpo_bench.terminal.tables import stdout_console
 from grpo_bench.terminal.text import NOTHING, count, duration, plain, score
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ def cells_json(cells: Sequence[Cell], states: States, projections: Projections |
     return found
 
 
+def wide_console() -> Console:
+    """Stdout; a pipe has no width, and what reads it wants whole words."""
+    console = stdout_console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
+    return console
+
+
 def print_dry_run(
     cells: Sequence[Cell], states: States, projections: Projections, console: Console, *, jobs: int
 ) -> None:
@@ -98,8 +107,7 @@ def print_dry_run(
             table.add_column(heading, justify="right", no_wrap=True)
         for cell in members:
             table.add_row(*_row(cell, states[cell.run], projections[cell.run]))
-        # A pipe has no width: what reads it wants whole words.
-        console.print(table, width=None if console.is_terminal else max(WIDTH, console.width))
+        console.print(table)
     _print_reasons(cells, states, console)
     _print_totals(cells, states, projections, console, jobs)
 
@@ -182,10 +190,10 @@ def _print_totals(cells: Sequence[Cell], states: States, projections: Projection
     if unknown:
         line += f"; time and memory of {unknown} of them unknown, no run of their like is finished here"
     console.print(Text(line, style="bold"), soft_wrap=True)
-    sources = {cell.record.label: projections[cell.run].source for cell in left}
-    known_sources = [f"{label} from {source}" for label, source in sources.items() if source != "unknown"]
-    if known_sources:
-        note = "time and memory are medians over finished runs in this folder: " + ", ".join(known_sources)
+    like = {cell.record.label: projections[cell.run].source for cell in left}
+    sources = ", ".join(f"{label}: {source}" for label, source in like.items() if source != "unknown")
+    if sources:
+        note = f"time and memory are medians over finished runs in this folder ({sources})"
         console.print(plain(note, "dim", 1000), soft_wrap=True)
 
 

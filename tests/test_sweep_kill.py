@@ -1,0 +1,115 @@
+"""`kill -9` of a sweep at three random moments, then the same command: the table of an uninterrupted one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import command, environment, same_points
+
+from grpo_bench.errors import UserError
+from grpo_bench.store.run import RunStore, run_names
+
+SUITE = """
+name = "killed"
+workloads = ["gaussian"]
+rewards = ["gaussian"]
+seeds = 2
+baseline = "flat"
+contrasts = ["tree"]
+budget.nfe = 24000
+settings.evaluation.every = 4000
+settings.training.checkpoint_every = 2
+[methods.flat]
+[methods.tree]
+"""
+
+
+def arguments(suite: Path, results: Path) -> list[str]:
+    return command("sweep", str(suite), "--results", str(results), "--jobs", "2")
+
+
+def points(results: Path) -> list[int]:
+    """Points of each run there."""
+    counts = []
+    for name in run_names(results):
+        try:
+            counts.append(len(RunStore(results / name).rows()))
+        except UserError:
+            counts.append(0)
+    return counts
+
+
+def ended(results: Path) -> int:
+    return sum(RunStore(results / name).record.status == "done" for name in run_names(results))
+
+
+def kill_when(moment: Callable[[], bool], args: list[str], cwd: Path, *, group: bool) -> None:
+    """Start a sweep and kill it with signal 9 as soon as `moment()` holds, and its process group or only itself."""
+    process = subprocess.Popen(
+        args, cwd=cwd, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        while not moment():
+            assert process.poll() is None, "the sweep ended before it was killed"
+            time.sleep(0.01)
+        assert process.poll() is None, "the sweep ended before it was killed"
+    finally:
+        if group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
+
+
+def after(condition: Callable[[], bool], seconds: float) -> Callable[[], bool]:
+    """True `seconds` after `condition()` was first seen to hold."""
+    seen: list[float] = []
+
+    def holds() -> bool:
+        if not seen and condition():
+            seen.append(time.monotonic())
+        return bool(seen) and time.monotonic() - seen[0] >= seconds
+
+    return holds
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_sweep_killed_three_times_gives_the_uninterrupted_table(tmp_path: Path) -> None:
+    """Given a sweep killed early, amid its runs (only the parent) and late, when it is given again, then all is equal."""
+    suite = tmp_path / "suite.toml"
+    suite.write_text(SUITE, encoding="utf-8")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def carry_out(results: Path) -> str:
+        done = subprocess.run(
+            arguments(suite, results), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.replace(str(results), "RESULTS")
+
+    table = carry_out(whole)
+
+    seed = random.SystemRandom().randrange(1 << 30)
+    print(f"random moments from seed {seed}")
+    moments = random.Random(seed)
+    early = after(lambda: killed.is_dir(), moments.uniform(0, 6))
+    kill_when(early, arguments(suite, killed), tmp_path, group=True)
+    before = sum(points(killed))
+    amid = after(lambda: sum(points(killed)) >= before + 2, moments.uniform(0, 1))
+    kill_when(amid, arguments(suite, killed), tmp_path, group=False)
+    late = after(lambda: ended(killed) >= 1, moments.uniform(0, 3))
+    kill_when(late, arguments(suite, killed), tmp_path, group=True)
+
+    assert carry_out(killed) == table
+    assert run_names(killed) == run_names(whole)
+    for name in run_names(whole):
+        same_points(RunStore(killed / name), RunStore(whole / name))
+    assert (killed / "killed.suite.json").read_bytes() == (whole / "killed.suite.json").read_bytes()
