@@ -1,0 +1,179 @@
+"""How runs are sorted into views: what may stand in one figure, what is refused, and what a label is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from studies import Spend, write_study
+
+from grpo_bench.analysis.study import studies
+from grpo_bench.errors import UserError
+
+
+def rising(seed: int, nfe: float) -> float:
+    return 0.5 + 0.1 * nfe / 64_000 + 0.001 * seed
+
+
+def test_a_suite_gives_its_labels_its_order_and_its_contrasts(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising, "flat-window": rising, "tree": rising}, range(2), contrasts=("tree",))
+
+    (study,) = studies(tmp_path)
+    (view,) = study.views
+
+    assert (study.name, view.labels, view.baseline, view.primary) == (
+        "study",
+        ("flat", "flat-window", "tree"),
+        "flat",
+        ("tree",),
+    )
+    assert view.method("flat-window") == "mix"
+    assert [curve.seed for curve in view.of("tree")] == [0, 1]
+
+
+def test_runs_without_a_suite_are_named_by_the_setting_that_sets_them_apart(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising, "flat-matched-updates": rising, "tree": rising}, range(2), suite=False)
+
+    (study,) = studies(tmp_path)
+    (view,) = study.views
+
+    assert study.suite is None
+    assert view.labels == ("flat(ema_decay=0.58)", "flat(ema_decay=0.0)", "tree")
+    assert sorted(view.method(label) for label in view.labels) == ["flat", "flat", "tree"]
+    assert view.baseline == ""  # two kinds of flat: neither is the baseline
+
+
+def test_a_folder_of_folders_gives_each_its_own_study(tmp_path: Path) -> None:
+    write_study(tmp_path / "one", {"flat": rising}, range(2), name="one")
+    write_study(tmp_path / "two", {"flat": rising}, range(2), suite=False)
+    (tmp_path / "empty").mkdir()
+
+    assert [study.name for study in studies(tmp_path)] == ["one", "two"]
+
+
+def test_protocols_never_share_a_view(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising, "tree": rising}, range(2), suite=False)
+    write_study(tmp_path, {"mix": rising}, range(2), suite=False, protocol="paper", name="paper")
+
+    (study,) = studies(tmp_path)
+
+    assert [(view.protocol, view.labels) for view in study.views] == [
+        ("controlled", ("flat", "tree")),
+        ("paper", ("mix",)),
+    ]
+
+
+def test_a_view_is_cut_at_the_smallest_maximum_of_its_runs(tmp_path: Path) -> None:
+    # 64,000 nfe hold 64 iterations of 1,000 and 21 of 3,000 (63,000); each makes two updates.
+    costly = Spend(rollout_nfe=2400)
+    write_study(tmp_path, {"flat": rising, "tree": rising}, range(2), spend={"tree": costly})
+
+    (view,) = studies(tmp_path)[0].views
+
+    assert (view.cut("nfe"), view.cut("updates"), view.cut("rollout-nfe")) == (63_000, 42, 25_600)
+
+
+def test_runs_that_shared_their_device_are_in_no_view_over_seconds(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising}, range(2), timed=False, name="shared")
+    write_study(tmp_path, {"tree": rising}, range(2), suite=False)
+
+    view = next(view for study in studies(tmp_path) for view in study.views if "flat" in view.labels)
+
+    assert [curve.label for curve in view.on("nfe")] == ["flat", "flat"]
+    assert view.on("seconds") == ()
+
+
+def test_unfinished_runs_are_counted_and_in_no_curve(tmp_path: Path) -> None:
+    status = {("tree", 1): ("diverged", "a NaN in the gradient"), ("tree", 2): ("failed", "out of memory")}
+    write_study(tmp_path, {"flat": rising, "tree": rising}, range(3), status=status, missing=[("flat", 2)])  # type: ignore[arg-type]
+
+    (study,) = studies(tmp_path)
+    (view,) = study.views
+
+    assert [(curve.label, curve.seed) for curve in view.curves] == [("flat", 0), ("flat", 1), ("tree", 0)]
+    assert {(curve.seed, curve.record.status) for curve in view.unfinished} == {(1, "diverged"), (2, "failed")}
+    assert [(cell.label, cell.seed) for cell in study.missing] == [("flat", 2)]
+
+
+def test_the_untrained_base_is_beside_the_runs_and_not_among_them(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising}, range(2), bases=(0.5, 0.53))
+
+    (view,) = studies(tmp_path)[0].views
+
+    assert view.labels == ("flat",)
+    assert [float(curve.gold[0]) for curve in view.bases] == [0.5, 0.53]
+
+
+def test_the_base_is_recognised_without_a_suite(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising}, range(2), bases=(0.5, 0.53), suite=False)
+
+    (view,) = studies(tmp_path)[0].views
+
+    assert (view.labels, len(view.bases)) == (("flat",), 2)
+
+
+def test_the_median_run_is_the_lower_of_two_middle_ones(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising}, range(4))
+
+    (view,) = studies(tmp_path)[0].views
+
+    assert view.median("flat").seed == 1
+
+
+def test_mixed_rules_versions_are_refused_by_name(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising}, range(1), suite=False, name="old")
+    write_study(tmp_path, {"tree": rising}, range(1), suite=False, name="new", rules_version=2)
+
+    with pytest.raises(UserError, match=r"new-tree-s0 was measured under rules version 2 and old-flat-s0 under 1"):
+        studies(tmp_path)
+
+
+def test_a_suite_of_two_evaluation_grids_is_refused_by_name(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising, "tree": rising}, range(1))
+    path = tmp_path / "study-tree-s0" / "config.toml"
+    path.write_text(path.read_text().replace("every = 8000", "every = 4000"))
+
+    with pytest.raises(UserError, match="flat and tree were evaluated on different grids or budgets"):
+        studies(tmp_path)
+
+
+def test_runs_of_two_grids_without_a_suite_stand_in_figures_of_their_own(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising}, range(1), suite=False, name="one")
+    write_study(tmp_path, {"tree": rising}, range(1), suite=False, name="two", every=16_000)
+
+    (study,) = studies(tmp_path)
+
+    assert sorted(view.labels for view in study.views) == [("flat",), ("tree",)]
+    assert len({view.name for view in study.views}) == 2
+
+
+def test_a_half_deleted_run_is_named_and_hides_no_other(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising, "tree": rising}, range(2))
+    (tmp_path / "study-flat-s1" / "run.json").unlink()
+
+    (study,) = studies(tmp_path)
+
+    assert study.views[0].labels == ("flat", "tree")
+    assert any("study-flat-s1" in note for note in study.notes)
+    assert [(cell.label, cell.seed) for cell in study.missing] == [("flat", 1)]
+
+
+def test_runs_of_changed_cells_are_left_out_and_told(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising}, range(2))
+    shutil.copytree(tmp_path / "study-flat-s0", tmp_path / "old-flat-s0")
+    path = tmp_path / "old-flat-s0" / "run.json"
+    path.write_text(path.read_text().replace("study-flat-s0", "old-flat-s0"))
+
+    (study,) = studies(tmp_path)
+
+    assert len(study.views[0].curves) == 2
+    assert any("1 run" in note and "no suite" in note for note in study.notes)
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: None, lambda path: path.write_text("")])
+def test_a_folder_without_runs_is_one_sentence(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    make(tmp_path / "empty")
+
+    with pytest.raises(UserError, match=r"holds no runs|is no folder"):
+        studies(tmp_path / "empty")
