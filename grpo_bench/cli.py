@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from grpo_bench import __version__
+from grpo_bench.commands.bundle import bundle, verify
 from grpo_bench.commands.claims import claims
 from grpo_bench.commands.options import (
     ConfigFile,
@@ -60,6 +61,8 @@ app.add_typer(new_app, name="new")
 app.add_typer(rewards_app, name="rewards")
 app.command("sweep")(sweep)
 app.command("claims")(claims)
+app.command("bundle")(bundle)
+app.command("verify")(verify)
 
 
 class Kind(StrEnum):

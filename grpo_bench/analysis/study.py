@@ -168,15 +168,24 @@ def studies(folder: Path) -> tuple[Study, ...]:
     Raises:
         UserError: there is no run in it, or runs that may not be compared are in one suite.
     """
+    return tuple(study for place in result_folders(folder) for study in _studies_here(place))
+
+
+def result_folders(folder: Path) -> tuple[Path, ...]:
+    """The folder itself where runs or suites lie in it, else those of its sub-folders that hold runs.
+
+    Raises:
+        UserError: there is no run in it.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give a folder of runs, such as results/runs")
     inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if any((path / "run.json").exists() for path in inner) or any(folder.glob("*.suite.json")):
-        return _studies_here(folder)
-    found = [study for path in inner if _has_runs(path) for study in _studies_here(path)]
+        return (folder,)
+    found = tuple(path for path in inner if _has_runs(path))
     if not found:
         raise UserError(f"{folder} holds no runs; make some with `grpo-bench run` or `grpo-bench sweep`")
-    return tuple(found)
+    return found
 
 
 def _has_runs(folder: Path) -> bool:
