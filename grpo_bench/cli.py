@@ -15,6 +15,7 @@ import typer
 from grpo_bench import __version__
 from grpo_bench.commands.bundle import bundle, verify
 from grpo_bench.commands.claims import claims
+from grpo_bench.commands.compare import compare
 from grpo_bench.commands.options import (
     ConfigFile,
     Plugins,
@@ -61,6 +62,7 @@ app.add_typer(new_app, name="new")
 app.add_typer(rewards_app, name="rewards")
 app.command("sweep")(sweep)
 app.command("claims")(claims)
+app.command("compare")(compare)
 app.command("bundle")(bundle)
 app.command("verify")(verify)
 
