@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from grpo_bench.config import RunConfig, Table, merge
+from grpo_bench.config import RunConfig, Table, merge, parse_rewards
 from grpo_bench.config import recipe as shipped_recipe
 from grpo_bench.errors import UserError
-from grpo_bench.registry import METHODS
+from grpo_bench.registry import METHODS, REWARDS, WORKLOADS
 from grpo_bench.resolve import resolve
 from grpo_bench.store.suite import CellRecord, Part, SuiteRecord
 from grpo_bench.sweeping.suite import BASE_LABEL, Override, Suite
@@ -47,6 +47,10 @@ def suite_cells(suite: Suite) -> tuple[Cell, ...]:
         UserError: a method, recipe, setting or reward that does not fit, two cells that are one run, or methods that
             would be evaluated differently.
     """
+    for workload in suite.workloads:
+        WORKLOADS.get(workload)
+    for name in (name for reward in suite.rewards for name in parse_rewards(reward)):
+        REWARDS.get(name)
     lines = {
         (workload, reward, label): _line(suite, workload, reward, label)
         for workload in suite.workloads
@@ -106,16 +110,12 @@ def _line(suite: Suite, workload: str, reward: str, label: str) -> RunConfig:
         if _matches(override, workload, reward, label):
             tables = merge(tables, override.set)
     recipe = entry.recipe or str(tables.get("recipe") or "")
-    own: Table = {
-        "workload": workload,
-        "budget": dict(suite.budget),
-        "method": {"name": _method(entry.name, recipe, label)},
-        "reward": {"name": reward},
-    }
-    tables = {key: value for key, value in merge(tables, own).items() if key != "recipe"}
+    own: Table = {"workload": workload, "budget": dict(suite.budget), "reward": {"name": reward}}
     try:
-        METHODS.get(_method(entry.name, recipe, label))
-        return resolve(tables, recipe or None, None, None)
+        method = _method(entry.name, recipe, label)
+        METHODS.get(method)
+        tables = merge(merge(tables, own), {"method": {"name": method}})
+        return resolve({key: value for key, value in tables.items() if key != "recipe"}, recipe or None, None, None)
     except UserError as error:
         raise UserError(f"methods.{label}: {error}") from error
 
