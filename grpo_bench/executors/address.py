@@ -22,7 +22,7 @@ def check_answers(address: str, own: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"a Ray address is HOST:PORT, such as 10.0.0.1:6379, not {address!r}")
-    hosts = [host, own] if host in ("localhost", "127.0.0.1") else [host]
+    hosts = list(dict.fromkeys([host, own] if host in ("localhost", "127.0.0.1") else [host]))
     for number, candidate in enumerate(hosts, 1):
         try:
             with socket.create_connection((candidate, int(port)), timeout=SECONDS) as connection:

@@ -31,6 +31,11 @@ class Job:
     cwd: Path = field(default_factory=Path.cwd)
     """Where it runs, so that relative paths in the config mean the same everywhere."""
 
+    @property
+    def folder(self) -> Path:
+        """The run's folder, in full."""
+        return self.cwd / self.results / self.run
+
 
 @dataclass(frozen=True)
 class Event:

@@ -25,19 +25,23 @@ _EVERY = 0.05
 class LocalExecutor:
     """`jobs` processes at once."""
 
-    def __init__(self, jobs: int = 1, *, grace: float = GRACE) -> None:
-        """`grace`: seconds a run has to finish its iteration when the sweep is stopped.
+    def __init__(self, jobs: int = 1, *, devices: tuple[str, ...] | None = None, grace: float = GRACE) -> None:
+        """`devices`: GPUs to spread them over, as CUDA_VISIBLE_DEVICES names them; None: those that torch can use.
+
+        `grace`: seconds a run has to finish its iteration when the sweep is stopped.
 
         Raises:
             UserError: less than one job.
         """
         if jobs < 1:
             raise UserError(f"--jobs is a number of runs at once, from 1 up, not {jobs}")
-        self._jobs, self._grace = jobs, grace
+        self._jobs, self._devices, self._grace = jobs, devices, grace
 
     def execute(self, jobs: Sequence[Job], notify: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
         """See `Executor`; whatever is raised in here, or by `notify`, kills the runs that go on."""
-        devices = devices_of_torch() if self._jobs > 1 else ()
+        devices = self._devices
+        if devices is None:
+            devices = devices_of_torch() if self._jobs > 1 else ()
         waiting, slots = deque(jobs), dict[int, Running]()
         try:
             while True:

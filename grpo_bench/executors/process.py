@@ -148,7 +148,7 @@ def wait_for_holder(job: Job, patience: float) -> None:
     """Until nobody holds the run's folder, or `patience` seconds; the run itself then says who does."""
     from filelock import FileLock, Timeout
 
-    lock = job.results / job.run / LOCK
+    lock = job.folder / LOCK
     if patience > 0 and lock.exists():
         with suppress(Timeout, OSError), FileLock(lock).acquire(timeout=patience, poll_interval=_EVERY):
             pass
@@ -157,7 +157,7 @@ def wait_for_holder(job: Job, patience: float) -> None:
 def command(job: Job, config: Path, *, timed: bool) -> list[str]:
     """`grpo-bench run`, as this interpreter runs it wherever it stands (-P: the working folder hides no module)."""
     words = [sys.executable, "-P", "-m", "grpo_bench", "run", "--quiet", "--config", str(config)]
-    words += ["--results", str(job.cwd / job.results)]
+    words += ["--results", str(job.folder.parent)]
     words += [word for plugin in job.plugins for word in ("--plugin", plugin)]
     return words if timed else [*words, "--untimed"]
 
@@ -199,7 +199,7 @@ def _message(job: Job, code: int, said: str) -> str:
         return ""
     if not said.startswith("grpo-bench: "):
         with suppress(UserError):
-            record = read_record(job.results / job.run / RECORD)
+            record = read_record(job.folder / RECORD)
             if record.status in ("failed", "diverged", "interrupted"):
                 said = record.reason
     return clean_text(said.removeprefix("grpo-bench: "))

@@ -74,7 +74,7 @@ class SlurmExecutor:
         if not jobs:
             return
         watch = Watch(jobs, notify)
-        work = _Work(jobs[0].results / FOLDER, uuid.uuid4().hex[:12])
+        work = _Work(jobs[0].folder.parent / FOLDER, uuid.uuid4().hex[:12])
         submitted = self._submit(jobs, work)
         asked: float | None = None
         try:
@@ -137,7 +137,7 @@ class _Work:
     """What a sweep and its jobs tell each other, through files: please stop, and how a run ended."""
 
     def __init__(self, folder: Path, token: str) -> None:
-        self.folder, self._token = folder.absolute(), token
+        self.folder, self._token = folder, token
 
     def ask_to_stop(self) -> None:
         """Every job looks once in a while."""

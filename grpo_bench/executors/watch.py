@@ -16,13 +16,13 @@ class Watch:
     def __init__(self, jobs: Iterable[Job], notify: Callable[[Event], None]) -> None:
         """Take note of who holds the folders before anything is started: a killed process leaves its name there."""
         self._notify = notify
-        self._seen = {job.run: holder_of(job.results / job.run) for job in jobs}
+        self._seen = {job.run: holder_of(job.folder) for job in jobs}
         self._started: dict[str, str] = {}
 
     def look(self, jobs: Iterable[Job]) -> None:
         """Tell of every job that a process has begun with; of one begun before, that it was lost there first."""
         for job in jobs:
-            holder = holder_of(job.results / job.run)
+            holder = holder_of(job.folder)
             if holder is None or holder == self._seen[job.run]:
                 continue
             self._seen[job.run] = holder
@@ -42,8 +42,8 @@ class Watch:
         where = outcome.where or self._started.get(job.run, "")
         if outcome.code is None:
             self._notify(Event("lost", job, where, message=outcome.message))
-        elif outcome.code == 0 and job.run not in os.listdir(job.results):
-            unshared = f"it ended, but not in {job.results}: the nodes and this machine must share that folder"
+        elif outcome.code == 0 and job.run not in os.listdir(job.folder.parent):
+            unshared = f"it ended, but not in {job.folder.parent}: the nodes and this machine must share that folder"
             self._notify(Event("ended", job, where, 1, unshared))
         else:
             self._notify(Event("ended", job, where, outcome.code, outcome.message))
