@@ -1,0 +1,186 @@
+"""A study's plots as files: OUT/STUDY/VIEW/NAME.pdf and .png, and beside them data.json with every number drawn.
+
+Collecting is cheap and done first; drawing is most of the time, and is shared among the machine's cores.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+
+from grpo_bench.analysis.axes import AXES
+from grpo_bench.analysis.plots import contrasts, curves, gap, panels, pareto, phases, tuning
+from grpo_bench.analysis.plots.style import Format, Styles, encode, house_style
+from grpo_bench.palette import label_styles
+from grpo_bench.store.atomic import saving, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from grpo_bench.analysis.study import Study, View
+    from grpo_bench.analysis.summary import ViewSummary
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+DIGITS = 10
+"""Significant ones of a stored number."""
+DATA = "data.json"
+FEWEST_A_PROCESS = 12
+"""Plots that take longer to draw than a fresh interpreter takes to start."""
+
+Plotted = pareto.Pareto | curves.Curves | phases.Phases | gap.Gap | contrasts.Contrasts | tuning.Tuning | panels.Panels
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was written, and in a sentence each what was not and why."""
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """One plot to be drawn, perhaps by another process."""
+
+    path: Path
+    """Without a suffix."""
+    data: Plotted
+    styles: Styles
+    formats: tuple[Format, ...]
+
+
+def draw_study(
+    study: Study,
+    summaries: Sequence[ViewSummary],
+    out: Path,
+    formats: Sequence[Format] = FORMATS,
+    *,
+    processes: int = 1,
+) -> Drawn:
+    """Draw every plot of a study that its runs allow, its views in the order of `summaries`.
+
+    With `processes` above 1 fresh interpreters share the work: a script needs a guarded main then. Raises `UserError`
+    if the disk refuses.
+    """
+    styles = study_styles(study)
+    files: list[Path] = []
+    notes: list[str] = []
+    tasks: list[_Task] = []
+    for view, summary in zip(study.views, summaries, strict=True):
+        folder = out / study.name / view.name
+        with saving("the plots", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        found = collect(view, summary)
+        notes += [f"{view.name}: {note}" for note in _notes(view, found)]
+        tasks += [_Task(folder / name, data, styles, tuple(formats)) for name, data in found.items()]
+        files.append(save_data(plot_data(view, summary, found), folder / DATA))
+    files += [path for written in _draw(tasks, processes) for path in written]
+    return Drawn(tuple(sorted(files)), tuple(notes))
+
+
+def study_styles(study: Study) -> Styles:
+    """One style a label, the same in all of the study's views."""
+    return label_styles({label: view.method(label) for view in study.views for label in view.all_labels})
+
+
+def collect(view: View, summary: ViewSummary) -> dict[str, Plotted]:
+    """The numbers of each plot that the view's runs allow, by the plot's name."""
+    title = f"{view.workload}, reward {view.reward}, {view.protocol}, tier {view.tier}"
+    found: dict[str, Plotted | None] = {}
+    for axis in AXES:
+        found[f"pareto-{axis}"] = pareto.collect(view, summary, axis, title)
+        found[f"curves-{axis}"] = curves.collect(view, summary, axis, title)
+    over_nfe = found["curves-nfe"]
+    assert over_nfe is None or isinstance(over_nfe, curves.Curves)
+    found["phases"] = phases.collect(view, summary, title)
+    found["gap"] = gap.collect(over_nfe)
+    found["contrasts"] = contrasts.collect(summary, title)
+    found["tuning"] = tuning.collect(view, title)
+    found["images"] = panels.collect(view, title)
+    return {name: data for name, data in found.items() if data is not None}
+
+
+def plot_data(view: View, summary: ViewSummary, found: Mapping[str, Plotted] | None = None) -> dict[str, object]:
+    """Every number drawn, by the plot's name: plain values, rounded, so that a redraw can be compared with a file."""
+    drawn = collect(view, summary) if found is None else found
+    return {name: plain(data.plotted() if isinstance(data, panels.Panels) else data) for name, data in drawn.items()}
+
+
+def save_data(data: Mapping[str, object], path: Path) -> Path:
+    """Write what `plot_data` gave, a line a plot; raises UserError when the disk refuses."""
+    lines = [f"{json.dumps(name)}: {json.dumps(plotted, allow_nan=False)}" for name, plotted in data.items()]
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n", "the plots' numbers")
+    return path
+
+
+def plain(value: object) -> object:
+    """Values for JSON: floats rounded to DIGITS significant digits, NaN and infinity as None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value
+
+
+def _notes(view: View, found: Mapping[str, Plotted]) -> list[str]:
+    """A sentence for each plot that a reader may miss."""
+    notes = []
+    if not view.curves:
+        return ["no run is finished, so nothing is drawn"]
+    if not view.on("seconds"):
+        notes.append("no run was timed, so nothing is drawn over seconds")
+    if view.gold_is_proxy:
+        notes.append("the runs trained on gold, so there is no gap to draw")
+    if "images" not in found:
+        notes.append("no images are stored, so there is no panel of them")
+    return notes
+
+
+def _draw(tasks: Sequence[_Task], processes: int) -> list[tuple[Path, ...]]:
+    """Draw all tasks; each process gets every so manyth, so that their loads are alike."""
+    count = min(processes, len(tasks) // FEWEST_A_PROCESS)
+    if count < 2:
+        return [_draw_one(task) for task in tasks]
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_draw_one, tasks))
+
+
+def _draw_one(task: _Task) -> tuple[Path, ...]:
+    with house_style():
+        figure = _figure(task.data, task.styles)
+        written = []
+        for form in task.formats:
+            path = task.path.with_name(f"{task.path.name}.{form}")
+            write_bytes(path, encode(figure, form), "the plot")
+            written.append(path)
+    return tuple(written)
+
+
+def _figure(data: Plotted, styles: Styles) -> Figure:
+    match data:
+        case pareto.Pareto():
+            return pareto.draw(data, styles)
+        case curves.Curves():
+            return curves.draw(data, styles)
+        case phases.Phases():
+            return phases.draw(data)
+        case gap.Gap():
+            return gap.draw(data, styles)
+        case contrasts.Contrasts():
+            return contrasts.draw(data, styles)
+        case tuning.Tuning():
+            return tuning.draw(data, styles)
+        case panels.Panels():
+            return panels.draw(data)
