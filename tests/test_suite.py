@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from running import cli_here, sentence
+from running import ROOT, cli_here, sentence
 
 from grpo_bench.config import RunConfig
 from grpo_bench.resolve import flags, resolve
 from grpo_bench.store.run import run_names
 from grpo_bench.sweeping.cells import Cell, suite_cells
-from grpo_bench.sweeping.suite import find_suite, load_suite, parse_suite, shipped
+from grpo_bench.sweeping.suite import MethodEntry, Override, Suite, Tuning, find_suite, load_suite, parse_suite, shipped
 from grpo_bench.training.run import identify
 
 GOOD = """
@@ -264,3 +265,14 @@ def test_editing_one_methods_file_invalidates_its_cells_only(tmp_path: Path) -> 
     after = ids()
     assert {label for label in before if before[label] != after[label]} == {"one"}
     assert not before["one"] & after["one"]
+
+
+def test_the_docs_name_every_key_and_their_example_is_a_suite() -> None:
+    """Given docs/suites.md, then its table has all keys, and its example parses and resolves."""
+    text = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
+    keys = {*Suite.model_fields, *MethodEntry.model_fields, *Override.model_fields, *Tuning.model_fields} - {"digest"}
+    named = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]*)`", text))))
+    assert keys - named == set()
+    example = re.search(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    assert len(cells(example[1].replace("my-method", "tree"))) == 10 + 10 + 5 + 5
