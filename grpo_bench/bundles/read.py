@@ -13,7 +13,7 @@ import struct
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -101,9 +101,9 @@ def _read_all(
         infos = archive.infolist()
     if len(infos) > limits.entries:
         raise UserError(f"{path} has more than {limits.entries:,} entries, which no bundle has")
-    seen: set[str] = set()
+    _check_names([info.orig_filename for info in infos])
     for info in infos:
-        _check_entry(info, seen)
+        _check_entry(info)
     entries: dict[str, EntryRecord] = {}
     files: dict[str, bytes] = {}
     at, total = 0, 0
@@ -127,22 +127,29 @@ def _read_all(
     return entries, files
 
 
-def _check_entry(info: zipfile.ZipInfo, seen: set[str]) -> None:
-    """Refuses an entry by what the list of entries says of it; `seen` has those before it."""
+def _check_names(names: Sequence[str]) -> None:
+    """Refuses names that lead elsewhere, or that some system takes for one and the same file."""
+    seen: set[str] = set()
+    for name in names:
+        said = repr(clean_text(name, 80))
+        if name.startswith("/"):
+            raise UserError(f"the bundle's entry {said} has an absolute path")
+        if "\\" in name or "\0" in name:
+            raise UserError(f"the bundle's entry {said} has a backslash or a null byte in its name")
+        if re.match(r"[A-Za-z]:", name):
+            raise UserError(f"the bundle's entry {said} begins with a drive letter")
+        if ".." in name.split("/"):
+            raise UserError(f"the bundle's entry {said} leads out of the bundle by '..'")
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        if key in seen:
+            raise UserError(f"the bundle's entry {said} is there twice (upper and lower case are the same here)")
+        seen.add(key)
+
+
+def _check_entry(info: zipfile.ZipInfo) -> None:
+    """Refuses an entry by what the list of entries says of it."""
     raw = info.orig_filename
     said = repr(clean_text(raw, 80))
-    if raw.startswith("/"):
-        raise UserError(f"the bundle's entry {said} has an absolute path")
-    if "\\" in raw or "\0" in raw:
-        raise UserError(f"the bundle's entry {said} has a backslash or a null byte in its name")
-    if re.match(r"[A-Za-z]:", raw):
-        raise UserError(f"the bundle's entry {said} begins with a drive letter")
-    if ".." in raw.split("/"):
-        raise UserError(f"the bundle's entry {said} leads out of the bundle by '..'")
-    key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", raw).casefold())
-    if key in seen:
-        raise UserError(f"the bundle's entry {said} is there twice (names that differ in case or accents only count)")
-    seen.add(key)
     mode = info.external_attr >> 16
     if stat.S_ISLNK(mode) or info.external_attr & _DOS_LINK:
         raise UserError(f"the bundle's entry {said} is a link")
