@@ -28,6 +28,7 @@ from grpo_bench.commands.options import (
     print_json,
     results_folder,
 )
+from grpo_bench.commands.report import report
 from grpo_bench.commands.sweep import sweep
 from grpo_bench.errors import RewardFailed, UserError, nearest
 from grpo_bench.isolated.commands import app as rewards_app
@@ -65,6 +66,7 @@ app.command("claims")(claims)
 app.command("compare")(compare)
 app.command("bundle")(bundle)
 app.command("verify")(verify)
+app.command("report")(report)
 
 
 class Kind(StrEnum):

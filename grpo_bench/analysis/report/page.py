@@ -1,0 +1,219 @@
+"""The report as one HTML file: nothing is fetched, nothing but its own scripts may run, and all data is escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from grpo_bench import __version__
+from grpo_bench.analysis.axes import AXES
+from grpo_bench.analysis.report import fairness, origin, tables, verdict
+from grpo_bench.analysis.report.figures import Json, dark, ink_classes, styles, view_data
+from grpo_bench.analysis.report.images import MOST_BYTES, Gallery, gallery
+from grpo_bench.analysis.report.words import Table, amount, clean
+from grpo_bench.analysis.study import Study, View, studies
+from grpo_bench.analysis.summary import ViewSummary, summarise
+from grpo_bench.palette import Style
+from grpo_bench.store.atomic import write_text
+
+HERE = Path(__file__).parent
+SCRIPTS = ("numbers.js", "figures.js", "page.js")
+_SVG_DASHES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
+
+
+@dataclass(frozen=True)
+class ViewPart:
+    """One view on the page."""
+
+    anchor: str
+    title: str
+    facts: str
+    headline: str
+    decided: tuple[str, ...]
+    caveats: tuple[str, ...]
+    cuts: tuple[str, ...]
+    frontier: Table
+    contrasts: Table
+    methods: Table
+    equal_cost: Table
+    fairness: fairness.Card
+    tuning: tuple[Table, Table] | None
+    ended: Table
+    images: Gallery
+    labels: tuple[str, ...]
+    drawn: bool
+    """Whether there is a finished run to draw."""
+
+
+@dataclass(frozen=True)
+class StudyPart:
+    """One study on the page."""
+
+    anchor: str
+    title: str
+    views: tuple[ViewPart, ...]
+    environment: Table
+    missing: Table | None
+    commands: tuple[str, ...]
+    digest: str
+
+
+def write_report(folder: Path, output: Path) -> int:
+    """Write the report of all studies of a folder, whole or not at all; returns its bytes.
+
+    Raises:
+        UserError: the folder holds no runs, or runs that may not be compared, or the disk refuses.
+    """
+    text = render(studies(folder))
+    write_text(output, text, "the report")
+    return len(text.encode())
+
+
+def render(found: Sequence[Study]) -> str:
+    """The page as HTML."""
+    drawn = styles(found)
+    summaries = [[summarise(view) for view in study.views] for study in found]
+    share = MOST_BYTES // max(1, sum(len(study.views) for study in found))
+    parts = [_study(place, study, summaries[place], share) for place, study in enumerate(found)]
+    data: Json = {
+        part.anchor: view_data(view, summary, drawn)
+        for place, study in enumerate(found)
+        for part, view, summary in zip(parts[place].views, study.views, summaries[place], strict=True)
+    }
+    sheets = [_read("report.css") + _ink(drawn), _read("plotly.css")]
+    scripts = [_plotly(), "\n".join(_read(name) for name in SCRIPTS)]
+    template = _environment().get_template("page.html")
+    return template.render(
+        title="; ".join(part.title for part in parts),
+        studies=parts,
+        notes=origin.notes(found),
+        definitions=tables.DEFINITIONS,
+        version=__version__,
+        style_of=_style_of(drawn),
+        data=script_json(data),
+        sheets=[Markup(sheet) for sheet in sheets],
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(scripts, sheets),
+        stand_ins=_stand_ins(scripts[0]),
+    )
+
+
+def script_json(data: Json) -> Markup:
+    """JSON that cannot end or break the script element it stands in; NaN and infinity are refused."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _study(place: int, study: Study, summaries: Sequence[ViewSummary], share: int) -> StudyPart:
+    anchor = f"study-{place + 1}"
+    return StudyPart(
+        anchor=anchor,
+        title=clean(study.title or study.name, 200),
+        views=tuple(
+            _view(f"{anchor}-view-{number + 1}", view, summary, share)
+            for number, (view, summary) in enumerate(zip(study.views, summaries, strict=True))
+        ),
+        environment=origin.environment(study),
+        missing=origin.missing(study),
+        commands=origin.commands(study),
+        digest=origin.digest(study),
+    )
+
+
+def _view(anchor: str, view: View, summary: ViewSummary, share: int) -> ViewPart:
+    budget = next((curve.config.get("budget") for curve in view.curves), None)
+    allowed = ", ".join(f"{amount(value)} {kind}" for kind, value in budget.items()) if isinstance(budget, dict) else ""
+    runs = f"{len(view.curves)} finished runs of {len(view.labels)} methods"
+    return ViewPart(
+        anchor=anchor,
+        title=f"{clean(view.workload)}, trained on {clean(view.reward)}: {view.protocol} protocol",
+        facts="; ".join(fact for fact in (runs, f"budget {allowed}" if allowed else "", f"tier {view.tier}") if fact),
+        headline=verdict.headline(summary),
+        decided=verdict.decided(summary) if summary.methods else (),
+        caveats=verdict.caveats(summary),
+        cuts=tuple(
+            sentence
+            for sentence in (
+                "Without references frozen in a suite, hypervolumes and targets are taken from these runs themselves."
+                if not summary.frozen and summary.methods
+                else "",
+                verdict.absent_axes(summary, AXES),
+            )
+            if sentence
+        ),
+        frontier=tables.frontier(summary),
+        contrasts=tables.contrasts(summary),
+        methods=tables.methods(summary),
+        equal_cost=tables.equal_cost(summary),
+        fairness=fairness.card(view, summary),
+        tuning=tables.tuning(summary),
+        ended=tables.ended(summary),
+        images=gallery(view, share),
+        labels=view.labels,
+        drawn=bool(summary.axes),
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> str:
+    """plotly.js as the Python package brings it; a closing tag inside it would end the script element."""
+    from plotly.offline import get_plotlyjs
+
+    source: str = get_plotlyjs()
+    return source.replace("\r", "").replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _stand_ins(source: str) -> list[str]:
+    """Ids under which plotly.js keeps the style sheets of maps; it makes none where an element has that id.
+
+    There are no maps here, and the policy would refuse the sheet and say so in the reader's console.
+    """
+    return re.findall(r'createElement\("style"\);\w+\.id="(\w+)"', source)
+
+
+def _policy(scripts: Sequence[str], sheets: Sequence[str]) -> str:
+    """The content security policy: only these very scripts and sheets, images from the file itself, no network."""
+    return (
+        f"default-src 'none'; script-src {_hashes(scripts)}; style-src {_hashes(sheets)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hashes(texts: Sequence[str]) -> str:
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+
+def _ink(drawn: Mapping[str, Style]) -> str:
+    """One class a label, whose colour depends on the ground it stands on."""
+    inks = ink_classes(drawn)
+    light = "".join(f".{inks[label]}{{--ink:{style.colour}}}" for label, style in drawn.items())
+    night = "".join(f".{inks[label]}{{--ink:{dark(style.colour)}}}" for label, style in drawn.items())
+    return f"\n{light}\n@media screen and (prefers-color-scheme:dark){{{night}}}\n"
+
+
+def _style_of(drawn: Mapping[str, Style]) -> dict[str, tuple[str, str]]:
+    """Class and dashes of each label's sample line."""
+    inks = ink_classes(drawn)
+    return {label: (inks[label], _SVG_DASHES[style.dash]) for label, style in drawn.items()}

@@ -1,0 +1,278 @@
+"""A view's figures as tables: one row a label."""
+
+from __future__ import annotations
+
+import math
+
+from grpo_bench.analysis.axes import TITLES, Axis
+from grpo_bench.analysis.report.verdict import UNITS, cut_sentence, seeds_ahead
+from grpo_bench.analysis.report.words import (
+    NOTHING,
+    Cell,
+    Head,
+    Table,
+    amount,
+    change,
+    estimate,
+    finite,
+    number,
+    p_value,
+    score,
+    span,
+)
+from grpo_bench.analysis.summary import MethodSummary, ViewSummary
+from grpo_bench.analysis.targets import Reached
+
+
+def methods(summary: ViewSummary) -> Table:
+    """What each label reached at the full budget, what it gained, and how soon."""
+    axis: Axis = summary.axes[0].axis if summary.axes else "nfe"
+    goals = [name for name in summary.references.targets if name in ("50", "90")]
+    against = summary.baseline or "the baseline"
+    heads = (
+        Head("method", "What the suite calls it", numeric=False),
+        Head("seeds", "Finished runs"),
+        Head("gold", "At the last point: mean over seeds, and 95% t interval"),
+        Head("gain", "Gold at the last point less the untrained base's"),
+        Head(
+            "learned",
+            "Five seeds, an interval clear of 0, and more than the noise floor",
+            numeric=False,
+        ),
+        Head(f"less {against}", "Difference in final gold, seed by seed"),
+        Head("verdict", "Of a primary contrast, by Holm's p; all else is exploratory", numeric=False),
+        Head("hypervolume", f"Share of the box of {UNITS[axis]} and gold that one seed's curve dominates"),
+        *(
+            Head(f"{UNITS[axis]} to {goal}%", f"Median cost of reaching {goal}% of the baseline's gain; seeds that did")
+            for goal in goals
+        ),
+        Head("proxy gain", "Of the reward trained on"),
+        Head("diversity", "Mean pairwise distance of the images of one prompt, at the last point"),
+        Head("base distance", "Velocity error against the base policy, at the last point"),
+    )
+    rows = tuple(_method(summary, method, axis, goals) for method in summary.methods)
+    return Table("One row a method, at the full budget", heads, rows)
+
+
+def _method(summary: ViewSummary, method: MethodSummary, axis: Axis, goals: list[str]) -> tuple[Cell, ...]:
+    contrast = next((one for one in summary.contrasts if one.label == method.label), None)
+    own = method.label == summary.baseline
+    nothing = Cell("baseline" if own else NOTHING)
+    return (
+        Cell(method.label),
+        Cell(str(method.gold.n), order=method.gold.n),
+        estimate(method.gold),
+        estimate(method.gain, signed=True),
+        Cell(method.learned),
+        estimate(contrast.result.difference, signed=True) if contrast else nothing,
+        Cell(contrast.verdict, _p(contrast.holm_p)) if contrast else nothing,
+        estimate(method.hypervolume[axis]) if axis in method.hypervolume else nothing,
+        *(_reached(method.targets[goal].get(axis)) for goal in goals),
+        estimate(method.proxy_gain, signed=True),
+        _cost(method, "diversity"),
+        _cost(method, "base_distance"),
+    )
+
+
+def _p(holm_p: float) -> str:
+    return f"Holm's p {p_value(holm_p)}" if math.isfinite(holm_p) else ""
+
+
+def _reached(found: Reached | None) -> Cell:
+    if found is None:
+        return Cell(NOTHING)
+    text = amount(found.median) if math.isfinite(found.median) else "not reached"
+    return Cell(text, f"{found.reached} of {found.of} seeds", found.median)
+
+
+def _cost(method: MethodSummary, column: str) -> Cell:
+    value = method.costs.get(column, math.nan)
+    return number(value, score(value))
+
+
+def contrasts(summary: ViewSummary) -> Table:
+    """Every difference from the baseline with all that decides it; the primary ones first."""
+    heads = (
+        Head("method", numeric=False),
+        Head("kind", "Primary: named before the runs", numeric=False),
+        Head("seeds", "Seeds that both have"),
+        Head("difference", "Mean over seeds of final gold less the baseline's"),
+        Head("95% interval", "Unadjusted, of the paired difference"),
+        Head("Bonferroni", "The interval at 1 - 0.05 / number of primary contrasts: all of them hold together"),
+        Head("Holm's p", "Paired t-test, adjusted over the primary contrasts: it decides; below it, unadjusted"),
+        Head("permutation p", "Sign flips; below it, the least it can be with so many seeds"),
+        Head("correlation", "Of the two over seeds: what the pairing bought"),
+        Head("verdict", numeric=False),
+    )
+    rows = []
+    for one in summary.contrasts:
+        pair = one.result
+        floor = pair.permutation_floor
+        rows.append(
+            (
+                Cell(one.label),
+                Cell("primary" if one.primary else "exploratory"),
+                number(one.seeds, str(one.seeds)),
+                number(pair.difference.mean, change(pair.difference.mean)),
+                Cell(span(pair.difference.low, pair.difference.high, signed=True) or NOTHING, "",
+                     finite(pair.difference.low)),
+                Cell(span(*pair.bonferroni, signed=True) if one.primary else NOTHING, "", finite(pair.bonferroni[0])),
+                Cell(p_value(one.holm_p), f"unadjusted {p_value(pair.p)}", finite(one.holm_p)),
+                Cell(p_value(pair.permutation_p), f"floor {p_value(floor)}", finite(pair.permutation_p)),
+                number(pair.correlation, f"{pair.correlation:.2f}" if math.isfinite(pair.correlation) else NOTHING),
+                Cell(one.verdict),
+            )
+        )  # fmt: skip
+    return Table(f"Differences from {summary.baseline} in gold at the full budget", heads, tuple(rows))
+
+
+def frontier(summary: ViewSummary) -> Table:
+    """Who leads over each cost axis, where its view is cut, and by how much at the cut."""
+    heads = (
+        Head("cost", numeric=False),
+        Head("highest mean gold", "From the cheapest cost to the cut", numeric=False),
+        Head("lead at the cut", "Over the next label, seed by seed, with 95% interval: exploratory"),
+        Head("highest in", "Seeds in which it is the highest at the cut"),
+        Head("cut at", "The least that any of its runs spent"),
+        Head("runs"),
+    )
+    rows = []
+    for axis in summary.axes:
+        last = axis.frontier[-1]
+        route = ", then ".join(
+            one.label if one is last else f"{one.label} to {amount(one.last)}" for one in axis.frontier
+        )
+        lead = f"{change(last.margin.mean)} over {last.runner_up}" if last.runner_up else NOTHING
+        rows.append(
+            (
+                Cell(UNITS[axis.axis]),
+                Cell(route),
+                Cell(lead, span(last.margin.low, last.margin.high, signed=True), finite(last.margin.mean)),
+                Cell(seeds_ahead(last), order=last.ahead / max(1, last.seeds)),
+                number(axis.cut, amount(axis.cut)),
+                Cell(str(axis.runs), f"{axis.untimed} shared their machine" if axis.untimed else "", axis.runs),
+            )
+        )
+    return Table("The frontier by cost axis", heads, tuple(rows), labels=False)
+
+
+def equal_cost(summary: ViewSummary) -> Table:
+    """Gold where each axis's view is cut, and the difference from the baseline there."""
+    axes = [one.axis for one in summary.axes]
+    heads = (
+        Head("method", numeric=False),
+        *(Head(f"{UNITS[one.axis]}", f"{TITLES[one.axis]}. {cut_sentence(one)}") for one in summary.axes),
+    )
+    rows = []
+    for method in summary.methods:
+        cells = []
+        for axis in axes:
+            if axis not in method.gold_at:
+                cells.append(Cell(NOTHING))
+                continue
+            there, apart = method.gold_at[axis], method.difference_at[axis]
+            note = span(apart.low, apart.high, signed=True)
+            told = f"{change(apart.mean)}" + (f" ({note})" if note else "") if math.isfinite(apart.mean) else ""
+            cells.append(Cell(score(there.mean), told, finite(there.mean)))
+        rows.append((Cell(method.label), *cells))
+    caption = "Gold at equal cost, where each view is cut"
+    if summary.baseline:
+        caption += f"; below it the difference from {summary.baseline} with its 95% interval (exploratory)"
+    return Table(caption, heads, tuple(rows))
+
+
+def tuning(summary: ViewSummary) -> tuple[Table, Table] | None:
+    """Gain by learning rate on the tuning seeds, and the ranking at the shared rate beside that at each one's own best.
+
+    None where no such run has finished.
+    """
+    if not summary.tuning:
+        return None
+    factors = sorted({one.factor for one in summary.tuning})
+    gains = {(one.label, one.factor): one.gain for one in summary.tuning}
+    labels = list(dict.fromkeys(one.label for one in summary.tuning))
+    heads = (Head("method", numeric=False), *(Head(f"rate × {factor:.3g}") for factor in factors))
+    rows = tuple(
+        (
+            Cell(label),
+            *(
+                Cell(change(gains[label, factor].mean), f"{gains[label, factor].n} seeds",
+                     finite(gains[label, factor].mean))
+                if (label, factor) in gains
+                else Cell(NOTHING)
+                for factor in factors
+            ),
+        )
+        for label in labels
+    )  # fmt: skip
+    by_rate = Table("Gain at one learning rate and at others, on the tuning seeds", heads, rows)
+    return by_rate, _rankings(labels, factors, {key: gain.mean for key, gain in gains.items()})
+
+
+def _rankings(labels: list[str], factors: list[float], gain: dict[tuple[str, float], float]) -> Table:
+    """Place by place: who it is at the shared rate, and who where each has the rate that suits it."""
+    shared = {label: gain[label, 1.0] for label in labels if (label, 1.0) in gain}
+    best = {label: max((factor for factor in factors if (label, factor) in gain), key=lambda f: gain[label, f])
+            for label in labels}  # fmt: skip
+    at_shared = sorted(shared, key=lambda label: -shared[label])
+    at_best = sorted(labels, key=lambda label: -gain[label, best[label]])
+    rows = []
+    for place, label in enumerate(at_best):
+        other = at_shared[place] if place < len(at_shared) else ""
+        rows.append(
+            (
+                Cell(str(place + 1), order=place + 1),
+                Cell(other or NOTHING, change(shared[other]) if other else ""),
+                Cell(label, f"{change(gain[label, best[label]])} at × {best[label]:.3g}"),
+            )
+        )
+    heads = (
+        Head("place"),
+        Head("all at the shared rate", numeric=False),
+        Head("each at the best of its rates", numeric=False),
+    )
+    return Table("Both rankings (exploratory)", heads, tuple(rows), labels=False)
+
+
+def ended(summary: ViewSummary) -> Table:
+    """Runs that did not finish, with their reasons."""
+    heads = (
+        Head("method", numeric=False),
+        Head("seed"),
+        Head("how it ended", numeric=False),
+        Head("reason", numeric=False),
+        Head("run", numeric=False),
+    )
+    rows = tuple(
+        (
+            Cell(one.label),
+            number(one.seed, str(one.seed)),
+            Cell(one.status),
+            Cell(one.reason or NOTHING),
+            Cell(one.run),
+        )
+        for one in summary.ended
+    )
+    return Table("Runs that did not finish: counted here, in no mean", heads, rows)
+
+
+DEFINITIONS = (
+    ("nfe", "Network evaluations per sample that a budget counts: rollout + reference + 3 × train (a forward and a "
+            "backward count three). A guided step counts two. Evaluation is never in it."),
+    ("gold", "The workload's own judge, on held-out prompts, from stored 8-bit images of the deployment sampler."),
+    ("proxy", "The reward that was trained on, on the same images."),
+    ("gain", "Gold at the last point less gold of the untrained base, seed by seed."),
+    ("95% interval", "A t interval over seeds; what it was measured to cover is stated with the verdict."),
+    ("hypervolume", "The share of the box from cost 0 to the reference cost and from the base's gold to the best that "
+                    "one seed's curve dominates, at 20 costs; mean over seeds. Seeds are never pooled into one front."),
+    ("attained by at least k of n seeds", "The highest gold that at least k seeds had reached at no more than that "
+                                          "cost: an attainment surface, not a confidence band."),
+    ("cost to 50% or 90%", "Where a seed's curve first passes that share of the baseline's gain and the next point "
+                           "confirms it; median over seeds, an unreached one counting as infinite."),
+    ("noise floor", "The largest difference between evaluations of the untrained base with other noise."),
+    ("diversity, base distance", "Mean pairwise feature distance of one prompt's images; mean squared difference of "
+                                 "velocities from the base policy on fixed states."),
+    ("controlled, paper", "Controlled: all methods share every setting but forest, credit and weights. Paper: each "
+                          "method has its own paper's settings. The two never stand in one figure."),
+)  # fmt: skip
+"""What the columns mean, for the end of the page."""

@@ -1,0 +1,172 @@
+"""What a view's figures allow one to say, in sentences; "better" comes from a contrast's verdict only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grpo_bench.analysis.axes import Axis
+from grpo_bench.analysis.coverage import measured_coverage
+from grpo_bench.analysis.report.words import amount, change, clean, listed, p_value, score, span
+from grpo_bench.analysis.summary import FEWEST, AxisSummary, Contrast, Stretch, ViewSummary
+
+UNITS: dict[Axis, str] = {
+    "nfe": "nfe",
+    "rollout-nfe": "rollout nfe",
+    "reward-calls": "reward calls",
+    "updates": "updates",
+    "seconds": "seconds",
+}
+
+TIERS = {
+    "analytic": "Tier analytic: a problem in closed form, which says nothing about a real model.",
+    "tiny": "Tier tiny: the built-in models, which say nothing about SD3.5 or any other real model.",
+    "geometry": "Tier geometry: a real model's size with random weights; only costs mean anything here.",
+    "real": "Tier real: a real model.",
+}
+
+
+def headline(summary: ViewSummary) -> str:
+    """Who is on the frontier over the first axis, and by how much."""
+    if not summary.axes:
+        return "No run has finished, so there is nothing to compare yet."
+    first = summary.axes[0]
+    if len(summary.methods) == 1:
+        return f"Only {summary.methods[0].label} has finished runs, so there is nothing to compare it with yet."
+    return f"{_route(first)} {_lead(first)}"
+
+
+def _route(axis: AxisSummary) -> str:
+    unit = UNITS[axis.axis]
+    stretches = axis.frontier
+    if len(stretches) == 1:
+        return f"{stretches[0].label} has the highest mean gold at every cost up to {amount(axis.cut)} {unit}."
+    told = [f"{one.label} up to {amount(one.last)}" for one in stretches]
+    return f"Highest mean gold: {', then '.join(told)} {unit}."
+
+
+def _lead(axis: AxisSummary) -> str:
+    last = axis.frontier[-1]
+    if not last.runner_up:
+        return ""
+    between = span(last.margin.low, last.margin.high, signed=True)
+    interval = f"95% interval {between}" if between else "one seed, so no interval"
+    return (
+        f"There it leads {last.runner_up} by {score(last.margin.mean)} ({interval}; highest in {seeds_ahead(last)}). "
+        "This lead is exploratory: the leader was picked for being highest."
+    )
+
+
+def seeds_ahead(stretch: Stretch) -> str:
+    """`4 of 5 seeds`."""
+    return f"{stretch.ahead} of {stretch.seeds} seeds" if stretch.seeds != 1 else f"{stretch.ahead} of 1 seed"
+
+
+def contrast_sentence(contrast: Contrast) -> str:
+    """One primary contrast and its verdict."""
+    label, baseline, pair = contrast.label, contrast.baseline, contrast.result
+    difference = f"{change(pair.difference.mean)} gold at the full budget"
+    if contrast.verdict == "too few seeds":
+        return (
+            f"{label} against {baseline}: {difference} over {contrast.seeds} common seeds, too few for a verdict "
+            f"({FEWEST} are needed)."
+        )
+    words = f"is {contrast.verdict} than" if contrast.verdict in ("better", "worse") else "is not shown to differ from"
+    interval = span(pair.difference.low, pair.difference.high, signed=True)
+    return (
+        f"{label} {words} {baseline}: {difference} (95% interval {interval}; Holm's p {_equals(contrast.holm_p)}; "
+        f"{contrast.seeds} seeds)."
+    )
+
+
+def decided(summary: ViewSummary) -> tuple[str, ...]:
+    """The primary contrasts, or why there is none."""
+    primary = [contrast for contrast in summary.contrasts if contrast.primary]
+    if primary:
+        return tuple(contrast_sentence(contrast) for contrast in primary)
+    if not summary.baseline:
+        return ("There is no baseline here to take differences from, so no method is judged.",)
+    return (
+        f"No contrast was named before the runs: every difference from {summary.baseline} is exploratory, and none is "
+        "a verdict.",
+    )
+
+
+def caveats(summary: ViewSummary) -> tuple[str, ...]:
+    """How sure all this is: base and noise floor, what the intervals cover, who learned nothing, and the tier."""
+    if not summary.methods:
+        return (TIERS[summary.tier],)
+    return tuple(
+        sentence
+        for sentence in (TIERS[summary.tier], _judge(summary), _floor(summary), *_learned(summary), *_covered(summary))
+        if sentence
+    )
+
+
+def _judge(summary: ViewSummary) -> str:
+    if summary.gold_is_proxy:
+        return "These runs trained on gold itself, so that no gap between proxy and gold can open."
+    return f"Trained on {clean(summary.reward)}; gold is the workload's own judge, which no run trained on."
+
+
+def _floor(summary: ViewSummary) -> str:
+    base = f"The untrained base scores {score(summary.references.base)}"
+    if summary.floor is None:
+        return f"{base}; it was evaluated with one noise only, so that there is no noise floor to hold a gain against."
+    return (
+        f"{base}; {summary.floor.evaluations} evaluations of it with other noise lie within "
+        f"{score(summary.floor.gold)} of each other, and no smaller change is called a gain."
+    )
+
+
+def _learned(summary: ViewSummary) -> list[str]:
+    told = []
+    for kind, words in (
+        ("within the noise floor", "Within the noise floor, and so no gain: {}."),
+        ("loss", "Ended below the base: {}."),
+        ("not shown", "No gain over the base is shown for {}."),
+    ):
+        labels = [method.label for method in summary.methods if method.learned == kind]
+        if labels:
+            told.append(words.format(listed(labels)))
+    few = [method.label for method in summary.methods if method.learned == "too few seeds"]
+    if few:
+        told.append(f"Fewer than {FEWEST} seeds, so that no verdict is given: {listed(few)}.")
+    return told
+
+
+def _covered(summary: ViewSummary) -> list[str]:
+    told = []
+    counts = {method.gold.n for method in summary.methods}
+    coverage = measured_coverage(min(counts))
+    if coverage:
+        told.append(f"Intervals of means over {_range(counts)} seeds: {coverage.sentence}.")
+    compared = {contrast.seeds for contrast in summary.contrasts}
+    paired = measured_coverage(min(compared), "paired") if compared else None
+    if paired:
+        told.append(f"Intervals of differences over {_range(compared)} paired seeds: {paired.sentence}.")
+    return told
+
+
+def _range(counts: set[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _equals(p: float) -> str:
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def cut_sentence(axis: AxisSummary) -> str:
+    """Where a view over an axis ends, and what was left out of it."""
+    left = f"; {axis.untimed} runs that shared their machine are left out" if axis.untimed else ""
+    return f"Cut at {amount(axis.cut)} {UNITS[axis.axis]}, the least that any of its {axis.runs} runs spent{left}."
+
+
+def absent_axes(summary: ViewSummary, axes: Sequence[Axis]) -> str:
+    """Why an axis is not offered."""
+    offered = {one.axis for one in summary.axes}
+    gone = [UNITS[axis] for axis in axes if axis not in offered]
+    if not gone or not summary.methods:
+        return ""
+    return f"No view over {listed(gone)}: all runs shared their machine, and such seconds compare nothing."

@@ -1,0 +1,21 @@
+"""`grpo-bench report`: all that a folder's runs say, as one HTML file to send."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of runs, or of such folders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("report.html"),
+) -> None:
+    """Write one HTML file: verdict, tables, interactive figures, images, fairness; it needs no network."""
+    from grpo_bench.analysis.report.page import write_report
+    from grpo_bench.terminal.waiting import waiting
+
+    with waiting("writing the report", quiet=False):
+        size = write_report(folder, output)
+    typer.echo(f"{output} ({size / 1e6:.1f} MB)")
