@@ -1,7 +1,7 @@
 """CONTRIBUTING.md does what it says: its walkthrough is done in an empty folder, block by block, as a reader would.
 
 Every fenced block takes part: `sh` is run, `python` is what a file then holds, `diff` changes the one file that it
-fits, `toml` is the package's pyproject.toml. Indented blocks (this repository's make targets, its tree) take no part.
+fits, `toml` is a file that its first line names. Indented blocks (of this repository itself) take no part.
 """
 
 from __future__ import annotations
@@ -133,11 +133,16 @@ def test_the_walkthrough_works(desk: Desk) -> None:
         elif block.kind == "diff":
             desk.change(block.text)
         elif block.kind == "toml":
-            (desk.folder / "pyproject.toml").write_text(block.text, encoding="utf-8")
+            name = block.text.partition("\n")[0].removeprefix("# ")
+            (desk.folder / name).write_text(block.text, encoding="utf-8")
         else:
             assert desk.holds(block.text), f"no file is as CONTRIBUTING.md shows it:\n{block.text}"
 
-    # then the picture is there, two methods ran after the first look, and only the reader's environment has the package
+    # then the pictures are there, two methods ran on two seeds each, and only the reader's environment has the package
+    results = desk.folder / "results"
     assert (desk.folder / "scattered.png").stat().st_size > 10_000
-    assert len(list((desk.folder / "results" / "runs").iterdir())) == 3
+    assert len(list((results / "runs").iterdir())) == 1
+    assert len(list((results / "first-look").glob("*/points.parquet"))) == 4
+    assert list((results / "first-look" / "plots").rglob("pareto-nfe.png"))
+    assert (desk.folder / "first-look.html").stat().st_size > 1_000_000
     assert "scattered" not in {point.name for point in entry_points(group="grpo_bench.methods")}
