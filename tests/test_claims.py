@@ -6,6 +6,7 @@ import json
 import math
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from studies import Spend, write_study
@@ -21,7 +22,7 @@ from grpo_bench.analysis.claims import (
     read_claims,
     verdict_of,
 )
-from grpo_bench.analysis.effects import median_interval
+from grpo_bench.analysis.effects import METRICS, median_interval
 from grpo_bench.analysis.statistics import Estimate
 from grpo_bench.analysis.study import studies
 from grpo_bench.errors import UserError
@@ -54,6 +55,14 @@ def test_shipped_claims_are_those_that_were_published() -> None:
     assert [table.id for table in published.table] == [
         "treegrpo-hps", "treegrpo-hps-clip", "treegrpo-ablation", "branchgrpo", "mixgrpo",
     ]  # fmt: skip
+
+
+def test_docs_show_a_claim_as_it_is_shipped() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "claims.md").read_text(encoding="utf-8")
+    shown = "\n".join(line.strip() for line in text.split("    [[claim]]")[1].split("\n\n")[0].splitlines())
+
+    assert Claim.model_validate(tomllib.loads(shown)) == read_claims().claim[0]
+    assert all(f"`{name}`" in text for name in (*get_args(Relation), *METRICS))
 
 
 @pytest.mark.parametrize(

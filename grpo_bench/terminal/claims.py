@@ -108,7 +108,7 @@ def print_claims(judged: Sequence[Judged], console: Console) -> None:
     for one in judged:
         seeds = str(len(one.evidence.pairs)) if one.evidence else NOTHING
         verdict = Text(one.words, style=STYLES[one.verdict])
-        table.add_row(plain(one.claim.id, "bold cyan", 64), _measured(one), seeds, verdict)
+        table.add_row(plain(one.claim.id, "bold cyan", 64), Text(_measured(one)), seeds, verdict)
     console.print(table)
     for one in judged:
         _print_basis(one, console)
