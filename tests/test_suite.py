@@ -162,8 +162,10 @@ def test_the_reference_suite_tunes_as_these_commands_do(reference: tuple[Cell, .
 
 def test_the_timed_suite_is_the_primary_part_of_the_reference(reference: tuple[Cell, ...]) -> None:
     timed = suite_cells(load_suite(shipped()["shapes-timed"]))
-    primary = {cell.run for cell in reference if cell.record.part == "main" and cell.record.label in PRIMARY}
-    assert {cell.run for cell in timed} < primary
+    primary = {(cell.record.label, cell.record.seed): cell.config for cell in reference if cell.record.part == "main"}
+    for cell in timed:  # the same settings but for the budget
+        config = primary[cell.record.label, cell.record.seed]
+        assert cell.config == config.model_copy(update={"budget": {"nfe": 40_000.0}})
     assert sorted({(cell.record.label, cell.record.seed) for cell in timed}) == sorted(
         (label, seed) for label in PRIMARY for seed in range(3)
     )
