@@ -120,6 +120,18 @@ def test_a_figure_that_the_points_do_not_give_is_found(bundle: Path) -> None:
     assert [path.endswith(".methods[1].gold.mean") for path in kinds(found)["figure"]] == [True]
 
 
+def test_a_figure_that_no_float_can_hold_differs_and_is_no_crash(bundle: Path) -> None:
+    def boast(files: Files) -> None:
+        manifest = json.loads(files[MANIFEST])
+        (view,) = manifest["views"].values()
+        view["methods"][1]["gold"]["n"] = 10**400
+        files[MANIFEST] = json.dumps(manifest).encode()
+
+    found = verify_bundle(repacked(bundle, boast))
+
+    assert [path.endswith(".methods[1].gold.n") for path in kinds(found)["figure"]] == [True]
+
+
 def test_another_label_in_the_suite_is_found_by_the_figures(bundle: Path) -> None:
     def rename(files: Files) -> None:
         name = "small/study.suite.json"

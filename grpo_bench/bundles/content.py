@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 from pydantic import JsonValue
 
@@ -163,11 +163,17 @@ def differences(stated: JsonValue, computed: JsonValue, at: str = "") -> list[st
             return [at]
         pairs: Sequence[tuple[JsonValue, JsonValue]] = list(zip(stated, computed, strict=True))
         return [path for place, (one, other) in enumerate(pairs) for path in differences(one, other, f"{at}[{place}]")]
-    if _number(stated) and _number(computed):
-        same = math.isclose(cast("float", stated), cast("float", computed), rel_tol=1e-9, abs_tol=1e-12)
-        return [] if same else [at]
-    return [] if type(stated) is type(computed) and stated == computed else [at]
+    return [] if _same(stated, computed) else [at]
 
 
-def _number(value: JsonValue) -> bool:
+def _same(stated: JsonValue, computed: JsonValue) -> bool:
+    if not (_is_number(stated) and _is_number(computed)):
+        return type(stated) is type(computed) and stated == computed
+    try:
+        return math.isclose(stated, computed, rel_tol=1e-9, abs_tol=1e-12)
+    except OverflowError:  # an integer that no float can hold
+        return stated == computed
+
+
+def _is_number(value: JsonValue) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
