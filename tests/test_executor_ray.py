@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from executor_jobs import Heard, config, iterations, real, wait_until
+from executor_jobs import Heard, iterations, real, wait_until
 from running import environment, run, same_points
 
 from grpo_bench.errors import UserError
@@ -20,6 +22,9 @@ from grpo_bench.executors.address import check_answers
 from grpo_bench.executors.base import Event, Job
 from grpo_bench.executors.ray import RayExecutor
 from grpo_bench.store.run import RunStore, run_names
+from grpo_bench.sweeping.cells import suite_cells
+from grpo_bench.sweeping.suite import parse_suite
+from grpo_bench.sweeping.sweep import Task, carry_out
 
 # Head and worker of a cluster of this machine, in a process of its own: it says the address, and kills the worker's
 # node when it is told to. Nothing of it is written into the person's home.
@@ -35,6 +40,20 @@ for line in sys.stdin:
     cluster.remove_node(node, allow_graceful=False)
     print("killed", flush=True)
 cluster.shutdown()
+"""
+
+ITERATIONS = 12
+SUITE = f"""
+name = "six"
+workloads = ["gaussian"]
+rewards = ["gaussian"]
+seeds = 3
+baseline = "flat"
+budget.iterations = {ITERATIONS}
+settings.training = {{ prompts = 2, checkpoint_every = 1 }}
+settings.evaluation = {{ prompts = 2, images = 2, steps = 2 }}
+[methods.flat]
+[methods.tree]
 """
 
 
@@ -95,70 +114,99 @@ except UserError as error:
     assert done.stdout == ("the ray executor needs Ray, which is not installed: pip install 'grpo-bench[ray]'\n")
 
 
+@pytest.fixture
+def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray writes a token into the person's home unless it is told that these clusters need none."""
+    quiet = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    # Ray's workers stand back for whatever else runs, which on a machine that tests something else too takes minutes.
+    for name, value in (quiet | {"RAY_worker_niceness": "0"}).items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 @pytest.mark.skipif(sys.platform != "linux", reason="a cluster of two nodes on one machine")
-def test_a_lost_node_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # given two nodes with room for one run each, six runs, of which one is longer, and one that no node has room for
-    for name, value in {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}.items():
-        monkeypatch.setenv(name, value)
-    results, long = tmp_path / "results", {"budget": {"iterations": 40.0}, "training": {"checkpoint_every": 1}}
-    overs = [long if seed < 2 else {} for seed in range(6)]
-    jobs = [real(results, seed, **over) for seed, over in enumerate(overs)]
+def test_a_lost_node_is_made_up_for(tmp_path: Path, quiet: None) -> None:
+    # given two nodes with room for one run each, and a suite of six
+    results, heard = tmp_path / "results", Heard()
+    cells = suite_cells(parse_suite(SUITE))
+    assert len(cells) == 6
     cluster = subprocess.Popen(
         [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     )
     try:
         assert cluster.stdout is not None and cluster.stdin is not None
         address, raylet = cluster.stdout.readline().split()
-        heard, node = Heard(), int(raylet)
 
         def react(event: Event) -> None:
-            # when the node at which one of the long runs is after its first checkpoint is killed, with its raylet
-            if event.kind != "started" or [e.kind for e in heard.events].count("started") != 2:
+            # when the second has begun, the node of one of the two is killed, once that has its first checkpoint
+            if [e.kind for e in heard.events].count("started") != 2 or event.kind != "started":
                 return
-            (victim,) = [job for job in jobs[:2] if node in ancestors(process_of(heard, job))]
-            wait_until(RunStore(results / victim.run).checkpoints.latest, seconds=100)
+            (victim,) = [e for e in heard.events if e.kind == "started" and int(raylet) in ancestors(process_of(e))]
+            wait_until(RunStore(victim.job.folder).checkpoints.latest, seconds=100)
             assert cluster.stdin is not None and cluster.stdout is not None
             cluster.stdin.write("kill\n")
             cluster.stdin.flush()
             assert cluster.stdout.readline() == "killed\n"
-            assert RunStore(results / victim.run).record.status == "running"
+            assert RunStore(victim.job.folder).record.status == "running"
 
         heard.react = react
-        RayExecutor(address).execute(jobs, heard.notify, lambda: False)
+        states = carry_out(cells, Task(results), RayExecutor(address), heard.notify, lambda: False)
 
+        # and a run for which no node has room is refused, and not waited with for ever
         with pytest.raises(UserError, match="no node of the Ray cluster has the 2 CPU that big reserves"):
             RayExecutor(address).execute([Job("big", "", results, threads=2)], heard.notify, lambda: False)
     finally:
         cluster.stdin.close()
         cluster.wait(timeout=60)
 
-    # then exactly one was lost and taken up again, and all ended, once
-    assert sorted(run_names(results)) == sorted(job.run for job in jobs)
-    assert sorted(tuple(heard.kinds(job)) for job in jobs) == [("started", "ended")] * 5 + [
-        ("started", "lost", "started", "ended")
-    ]
-    assert [heard.last(job).code for job in jobs] == [0] * 6
-    for seed, (job, over) in enumerate(zip(jobs, overs, strict=True)):
-        # and its points are those of a run in one go on this machine
-        store = RunStore(results / job.run)
-        assert store.record.status == "done"
-        assert len(set(iterations(store))) == len(iterations(store))
-        same_points(store, run(config(seed, **over), tmp_path / "whole").store)
-    # and a run that reserved all of its node is timed
-    assert all(RunStore(results / job.run).record.timed for job in jobs)
+    # then one was lost and finished elsewhere, and every cell ended once
+    assert sorted(run_names(results)) == sorted(cell.run for cell in cells)
+    assert {state.kind for state in states.values()} == {"done"}
+    told = [[event.kind for event in heard.events if event.job.run == cell.run] for cell in cells]
+    assert sorted(told, key=len) == [["started", "ended"]] * 5 + [["started", "lost", "started", "ended"]]
+    for cell in cells:
+        # and its points are those of a run in one go on this machine; having all of its node, it was timed
+        store = RunStore(results / cell.run)
+        assert iterations(store) == [0, ITERATIONS]
+        same_points(store, run(cell.config, tmp_path / "whole").store)
+        assert store.record.timed
 
 
-def process_of(heard: Heard, job: Job) -> int:
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_cluster_started_here_survives_a_killed_worker_and_stops_when_asked(tmp_path: Path, quiet: None) -> None:
+    # given a run without an end
+    job, heard = real(tmp_path / "results", 0, budget={"iterations": 100_000.0}), Heard()
+
+    def react(event: Event) -> None:
+        # when Ray's worker is killed, and the sweep is stopped once the run goes on
+        if heard.kinds(job) == ["started"]:
+            os.kill(ancestors(process_of(event))[0], signal.SIGKILL)
+        heard.stop = heard.kinds(job) == ["started", "lost", "started"]
+
+    heard.react = react
+    RayExecutor().execute([job], heard.notify, lambda: heard.stop)
+
+    # then the run was stopped as by Ctrl-C
+    assert heard.kinds(job) == ["started", "lost", "started", "ended"] and heard.last(job).code == 130
+    assert RunStore(job.folder).record.status == "interrupted"
+
+
+def process_of(event: Event) -> int:
     """The process that works on a job."""
-    return int(heard.last(job).where.split()[1])
+    return int(event.where.split()[1])
 
 
 def ancestors(pid: int) -> list[int]:
-    """Who started a process, and who started that."""
+    """Who started a process, and who started that; of one that has just ended, nobody."""
     found = []
     while pid > 1:
-        pid = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            break
+        pid = int(status.rpartition(")")[2].split()[1])
         found.append(pid)
     return found

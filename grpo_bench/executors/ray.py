@@ -62,9 +62,11 @@ class RayExecutor:
 
 
 def _ray() -> ModuleType:
-    # Before the import, which reads it. A run that never fits into a node's memory would else be tried for ever.
+    # Before the import, which reads them; the last two are for a cluster that is started here. A run that never fits
+    # into a node's memory would else be tried for ever, and every run would be as nice as Ray's workers (15) are.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError as error:
