@@ -15,13 +15,20 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 LIST_FILES := find grpo_bench methods rewards suites -type f ! -name '*.pyc' | LC_ALL=C sort
 STALE := $(shell $(LIST_FILES) | cmp -s - $(VENV)/.files || echo stale)
 
-.PHONY: help run test slow lint clean stale
+# What `make pareto` reads, and where it draws.
+RESULTS ?= results/reference
+PLOTS   ?= $(if $(filter results/reference,$(RESULTS)),results/plots,$(RESULTS)/plots)
+
+.PHONY: help run pareto test slow lint clean stale
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' Makefile
 
 run: $(STAMP) ## install if needed, then train the built-in model by RL and show what it learned
 	@$(BIN)/grpo-bench run --method tree
+
+pareto: $(STAMP) ## draw the plots of the reference results; RESULTS=results/runs for your own
+	@$(BIN)/grpo-bench pareto $(RESULTS) --out $(PLOTS)
 
 test: $(STAMP) ## install if needed, then run the tests
 	@$(BIN)/python -m pytest -m "$(FAST)" -n auto --dist worksteal

@@ -28,6 +28,7 @@ from grpo_bench.commands.options import (
     print_json,
     results_folder,
 )
+from grpo_bench.commands.pareto import pareto
 from grpo_bench.commands.report import report
 from grpo_bench.commands.sweep import sweep
 from grpo_bench.errors import RewardFailed, UserError, nearest
@@ -67,6 +68,7 @@ app.command("compare")(compare)
 app.command("bundle")(bundle)
 app.command("verify")(verify)
 app.command("report")(report)
+app.command("pareto")(pareto)
 
 
 class Kind(StrEnum):

@@ -123,7 +123,7 @@ def _panel(axes: Axes, page: _Page, sketches: Sequence[Sketch], index: int, corn
     """One method, its upper left corner given: name, columns, forest, counts and the bar of what it costs."""
     sketch, (left, top) = sketches[index], corner
     colour = method_colour(sketch.name)
-    name = clean_text(sketch.name, 40)
+    name = clean_text(sketch.title or sketch.name, 40)
     axes.text(left, top - 9, name, color=colour, fontsize=10.5, fontweight="bold", va="center", parse_math=False)
     origin = np.array([left + GUTTER, top - TITLE - page.plot_height])
     _columns(axes, page, sketch.forest, origin)

@@ -27,6 +27,8 @@ class Sketch:
     forest: Forest
     keep_N: Bools | None = None
     frozen: int = 0
+    title: str = ""
+    """What a picture writes over it, where that is not its method's name."""
 
     def __post_init__(self) -> None:
         if self.keep_N is not None and (

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONFIG, RECORD, POINTS, SCORES = "config.toml", "run.json", "points.parquet", "scores.parquet"
+PLOTS = "plots"
+"""Where a folder's plots are drawn unless told otherwise: the one folder in it that is no run."""
 LOCK, HOLDER = "run.lock", "holder.json"
 
 
@@ -256,7 +258,8 @@ def run_names(results: Path) -> list[str]:
     """The ids of the runs in a folder of results, sorted; an unfinished temporary folder is not one."""
     if not _is_folder(results):
         return []
-    return sorted(item.name for item in results.iterdir() if item.is_dir() and not item.name.startswith("."))
+    folders = (item for item in results.iterdir() if item.is_dir())
+    return sorted(item.name for item in folders if item.name != PLOTS and not item.name.startswith("."))
 
 
 def _find(run: str | Path, results: Path) -> Path | None:

@@ -7,10 +7,23 @@ from grpo_bench.analysis.plots.write import (
     FORMATS,
     Drawn,
     collect,
-    draw_study,
+    draw_studies,
     plot_data,
     save_data,
     study_styles,
+    view_folder,
+    warm,
 )
 
-__all__ = ["DATA", "FORMATS", "Drawn", "collect", "draw_study", "plot_data", "save_data", "study_styles"]
+__all__ = [
+    "DATA",
+    "FORMATS",
+    "Drawn",
+    "collect",
+    "draw_studies",
+    "plot_data",
+    "save_data",
+    "study_styles",
+    "view_folder",
+    "warm",
+]

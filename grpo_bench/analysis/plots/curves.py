@@ -106,23 +106,24 @@ def mean(courses: tuple[Course, ...]) -> Course:
 
 def draw(data: Curves, styles: Styles) -> Figure:
     """A panel a label, all to one scale."""
-    rows = -(-len(data.learners) // COLUMNS)
+    columns = min(COLUMNS, len(data.learners))
+    rows = -(-len(data.learners) // columns)
     bottom = TITLE + rows * (CELL + GAP)
     drawn = page(bottom + 38)
     drawn.text(4, 7, data.title)
     values = [value for one in data.learners for course in one.courses for value in (*course.gold, *course.proxy)]
     span = limits([*values, *(gold for _, gold in data.targets)], least=0.05 * abs(data.base))
     end = max(course.cost[-1] for one in data.learners for course in one.courses)
-    width = (WIDTH - LEFT - RIGHT - 2 * 8) / COLUMNS
+    width = (WIDTH - LEFT - RIGHT - (columns - 1) * 8) / columns
     for place, learner in enumerate(data.learners):
-        row, column = divmod(place, COLUMNS)
+        row, column = divmod(place, columns)
         left, top = LEFT + column * (width + 8), TITLE + GAP - 6 + row * (CELL + GAP)
         axes = drawn.panel(left, top, width, CELL)
         _lines(axes, data, learner, styles)
         axes.set(xlim=(0, end), ylim=span)
         number_ticks(axes, "y", 4)
         end_ticks(axes, end)
-        last = row == (len(data.learners) - 1 - column) // COLUMNS
+        last = row == (len(data.learners) - 1 - column) // columns
         axes.tick_params(labelleft=column == 0, labelbottom=last)
         drawn.sample(left, top - 6, styles[learner.label], 9)
         drawn.fitted(left + 12, top - 6, learner.label, width - 6)

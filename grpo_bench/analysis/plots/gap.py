@@ -82,6 +82,8 @@ def draw(data: Gap, styles: Styles) -> Figure:
     proxy = limits([value for path in data.paths for value in path.proxy])
     left.plot([0, 1], [0, 1], color=QUIET, linewidth=0.6, linestyle=(0, (1, 1.5)), zorder=1)
     left.set(xlim=proxy, ylim=gold)
+    ahead_of_all = [proxy - gold for path in data.paths for proxy, gold in zip(path.proxy, path.gold, strict=True)]
+    right.set_ylim(limits(ahead_of_all, least=0.01))
     right.set_xlim(0, 1.04 * max(path.nfe[-1] for path in data.paths))
     right.axhline(0, color=QUIET, linewidth=0.6, linestyle=(0, (1, 1.5)), zorder=1)
     number_ticks(left, "x", 4)

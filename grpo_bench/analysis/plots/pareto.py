@@ -117,13 +117,14 @@ def collect(view: View, summary: ViewSummary, axis: Axis, title: str) -> Pareto 
 
 def draw(data: Pareto, styles: Styles) -> Figure:
     """Above: means, and at the right every label at the cut. Below: a panel a label with what its seeds attained."""
-    rows = -(-len(data.fronts) // COLUMNS)
+    columns = min(COLUMNS, len(data.fronts))
+    rows = -(-len(data.fronts) // columns)
     below = TITLE + MAIN + 10
     height = below + 26 + rows * (CELL + GAP) + 20
     drawn = page(height)
     drawn.text(4, 7, data.title)
     span = _span(data)
-    strip = 8.0 + 5.6 * len(data.fronts)
+    strip = max(34.0, 8.0 + 5.6 * len(data.fronts))
     main = drawn.panel(LEFT, TITLE, WIDTH - LEFT - strip - 6 - RIGHT, MAIN)
     _means(main, data, styles, span)
     _ends(drawn.panel(WIDTH - RIGHT - strip, TITLE, strip, MAIN), data, styles, span)
@@ -132,7 +133,7 @@ def draw(data: Pareto, styles: Styles) -> Figure:
     drawn.text(WIDTH / 2, below + 7, TITLES[data.axis], align="center")
     drawn.text(WIDTH / 2, below + 7 + LINE, _cut(data), size=SMALL, colour=QUIET, align="center")
     for place, front in enumerate(data.fronts):
-        row, column = divmod(place, COLUMNS)
+        row, column = divmod(place, columns)
         _cell(drawn, data, front, styles[front.label], span, (row, column), below + 26 + GAP - 6 + row * (CELL + GAP))
     drawn.text(
         WIDTH / 2, height - 7, "shaded: attained by at least k of n seeds; line: their mean; grey: the other means",
@@ -193,6 +194,9 @@ def _ends(axes: Axes, data: Pareto, styles: Styles, span: tuple[float, float]) -
         style = styles[front.label]
         if low == low:
             axes.plot([place, place], [low, high], color=style.colour, linewidth=1.0, solid_capstyle="butt")
+        for end, edge, mark in ((low, span[0], "v"), (high, span[1], "^")):
+            if (end < edge) if mark == "v" else (end > edge):  # it goes on beyond the panel
+                axes.plot([place], [edge], mark, color=style.colour, markersize=3, clip_on=False)
         sign(axes, [place], [mean], style)
     axes.set(xlim=(-0.9, len(data.fronts) - 0.1), ylim=span)
     number_ticks(axes, "y", 6)
@@ -206,7 +210,8 @@ def _cell(
 ) -> None:
     """One label: its attainment bands and mean, on top of everybody's mean."""
     row, column = place
-    width = (WIDTH - LEFT - RIGHT - 2 * 8) / COLUMNS
+    columns = min(COLUMNS, len(data.fronts))
+    width = (WIDTH - LEFT - RIGHT - (columns - 1) * 8) / columns
     left = LEFT + column * (width + 8)
     axes = drawn.panel(left, top, width, CELL)
     _base(axes, data)
@@ -221,7 +226,7 @@ def _cell(
     axes.set(xlim=(0, data.cut), ylim=span)
     number_ticks(axes, "y", 3)
     end_ticks(axes, data.cut)
-    axes.tick_params(labelleft=column == 0, labelbottom=row == (len(data.fronts) - 1 - column) // COLUMNS)
+    axes.tick_params(labelleft=column == 0, labelbottom=row == (len(data.fronts) - 1 - column) // columns)
     levels = ", ".join(str(one.level) for one in front.attained)
     drawn.sample(left, top - 6, style, 9)
     drawn.fitted(left + 12, top - 6, front.label, width - 6)

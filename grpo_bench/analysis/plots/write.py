@@ -1,15 +1,14 @@
 """A study's plots as files: OUT/STUDY/VIEW/NAME.pdf and .png, and beside them data.json with every number drawn.
 
-Collecting is cheap and done first; drawing is most of the time, and is shared among the machine's cores.
+Collecting is cheap and done first; drawing is most of the time, and can be shared among processes.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -32,8 +31,6 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 DIGITS = 10
 """Significant ones of a stored number."""
 DATA = "data.json"
-FEWEST_A_PROCESS = 12
-"""Plots that take longer to draw than a fresh interpreter takes to start."""
 
 Plotted = pareto.Pareto | curves.Curves | phases.Phases | gap.Gap | contrasts.Contrasts | tuning.Tuning | panels.Panels
 
@@ -57,33 +54,38 @@ class _Task:
     formats: tuple[Format, ...]
 
 
-def draw_study(
-    study: Study,
-    summaries: Sequence[ViewSummary],
+def draw_studies(
+    found: Sequence[tuple[Study, Sequence[ViewSummary]]],
     out: Path,
     formats: Sequence[Format] = FORMATS,
     *,
-    processes: int = 1,
+    pool: Executor | None = None,
 ) -> Drawn:
-    """Draw every plot of a study that its runs allow, its views in the order of `summaries`.
+    """Draw every plot of the studies that their runs allow, into OUT/STUDY/VIEW; a summary a view, in their order.
 
-    With `processes` above 1 fresh interpreters share the work: a script needs a guarded main then. Raises `UserError`
-    if the disk refuses.
+    The work is shared by the processes of `pool`, where one is given. Raises `UserError` if the disk refuses.
     """
-    styles = study_styles(study)
     files: list[Path] = []
     notes: list[str] = []
     tasks: list[_Task] = []
-    for view, summary in zip(study.views, summaries, strict=True):
-        folder = out / study.name / view.name
-        with saving("the plots", folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        found = collect(view, summary)
-        notes += [f"{view.name}: {note}" for note in _notes(view, found)]
-        tasks += [_Task(folder / name, data, styles, tuple(formats)) for name, data in found.items()]
-        files.append(save_data(plot_data(view, summary, found), folder / DATA))
-    files += [path for written in _draw(tasks, processes) for path in written]
+    for study, summaries in found:
+        styles = study_styles(study)
+        for view, summary in zip(study.views, summaries, strict=True):
+            folder = view_folder(out, study, view)
+            with saving("the plots", folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            plots = collect(view, summary)
+            notes += [f"{view.name}: {note}" for note in _notes(view, plots)]
+            tasks += [_Task(folder / name, data, styles, tuple(formats)) for name, data in plots.items()]
+            files.append(save_data(plot_data(view, summary, plots), folder / DATA))
+    written = map(_draw_one, tasks) if pool is None else pool.map(_draw_one, tasks)
+    files += [path for paths in written for path in paths]
     return Drawn(tuple(sorted(files)), tuple(notes))
+
+
+def view_folder(out: Path, study: Study, view: View) -> Path:
+    """Where the plots of a view lie."""
+    return out / study.name / view.name
 
 
 def study_styles(study: Study) -> Styles:
@@ -148,13 +150,11 @@ def _notes(view: View, found: Mapping[str, Plotted]) -> list[str]:
     return notes
 
 
-def _draw(tasks: Sequence[_Task], processes: int) -> list[tuple[Path, ...]]:
-    """Draw all tasks; each process gets every so manyth, so that their loads are alike."""
-    count = min(processes, len(tasks) // FEWEST_A_PROCESS)
-    if count < 2:
-        return [_draw_one(task) for task in tasks]
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(_draw_one, tasks))
+def warm() -> None:
+    """What a fresh process must load before it can draw; worth doing while the runs are being read."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_pdf
+    import matplotlib.figure  # noqa: F401
 
 
 def _draw_one(task: _Task) -> tuple[Path, ...]:
