@@ -238,14 +238,15 @@ def test_updates_to_target_is_the_ratio_of_first_passages(tmp_path: Path) -> Non
 def test_a_target_never_reached_only_bounds_the_ratio(tmp_path: Path) -> None:
     # Tree never reaches 0.725 in its 128 updates; flat passes at 57.6 of them: every ratio is at least 128 / 57.6
     references = References(base=0.5, best=1.0, costs={"nfe": 64_000}, targets={"90": 0.725})
-    write_study(
-        tmp_path,
-        {"flat": lambda s, nfe: 0.5 + 0.5 * nfe / 64_000, "tree": lambda s, nfe: 0.5},
-        range(6),
-        references=references,
-    )
+    gold = {"flat": lambda s, nfe: 0.5 + 0.5 * nfe / 64_000, "tree": lambda s, nfe: 0.5}
+    write_study(tmp_path / "six", gold, range(6), references=references)
+    write_study(tmp_path / "five", gold, range(5), references=references)
+    question = {"metric": "updates_to_target", "relation": "ratio_at_most", "value": 0.6}
 
-    found = judged(tmp_path, metric="updates_to_target", relation="ratio_at_most", value=0.6)
+    found, few = judged(tmp_path / "six", **question), judged(tmp_path / "five", **question)
+
+    assert few.verdict == "inconclusive"
+    assert "needs at least 6 paired seeds, not 5" in few.missing
 
     assert found.effect is not None
     assert found.effect.interval.low == pytest.approx(128 / 57.6)

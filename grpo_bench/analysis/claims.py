@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from grpo_bench.analysis.effects import Effect, Interval, Metric, Scale, effect
+from grpo_bench.analysis.effects import FEWEST_FOR_MEDIAN, MEDIAN, Effect, Interval, Metric, Scale, effect
 from grpo_bench.analysis.evidence import FEWEST, Evidence, Tier, best_evidence
 from grpo_bench.analysis.study import Study
 from grpo_bench.errors import UserError
@@ -165,7 +165,7 @@ def _judge(claim: Claim, studies: Sequence[Study]) -> Judged:
         needed = f"{n} paired seed{'' if n == 1 else 's'} of at least {FEWEST}"
         return Judged(claim, "inconclusive", found, measured, needed)
     if math.isnan(measured.interval.low) or math.isnan(measured.interval.high):
-        return Judged(claim, "inconclusive", found, measured, f"{measured.how}: no interval at {n} seeds")
+        return Judged(claim, "inconclusive", found, measured, _no_interval(measured))
     verdict = verdict_of(claim, measured.interval) if _binds(claim, found) else direction_of(claim, measured.interval)
     return Judged(claim, verdict, found, measured, "")
 
@@ -191,6 +191,14 @@ def direction_of(claim: Claim, interval: Interval) -> Verdict:
     if not (below or above):
         return "inconclusive"
     return "same direction" if below == (claim.relation in DOWNWARD) else "opposite direction"
+
+
+def _no_interval(measured: Effect) -> str:
+    n = measured.interval.n
+    if measured.how == MEDIAN and n < FEWEST_FOR_MEDIAN:
+        needed = f"at least {FEWEST_FOR_MEDIAN} paired seeds, not {n}"
+        return f"an interval: some runs ended before the target, and a median of bounds then needs {needed}"
+    return f"an interval: a figure of these {n} seeds is not finite"
 
 
 def _binds(claim: Claim, evidence: Evidence) -> bool:
