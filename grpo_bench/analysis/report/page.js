@@ -77,7 +77,7 @@ class Figures {
       const ratio = 10 ** Number(this.parts.slider.value);
       const ratioText = ratio < 10 ? String(Number(ratio.toPrecision(2))) : whole(Math.round(ratio));
       this.parts.ratio.textContent = ratioText;
-      this.parts.slider.setAttribute("aria-valuetext", `${ratioText} denoiser evaluations`);
+      this.parts.slider.setAttribute("aria-valuetext", `${ratioText} times as long as a denoiser evaluation`);
       this.parts.axes.querySelector("input[value=latency]").checked = true;
       this.set({ axis: "latency", ratio, ratioText });
     });
@@ -132,7 +132,7 @@ class Figures {
     const { view, state } = this;
     const baseline = view.baseline < 0 ? "" : view.labels[view.baseline].label;
     const cost = state.axis === "latency" ? `${whole(table.cut)} evaluations, a reward call counting ${state.ratioText}` : `${whole(table.cut)} ${axisTitle(view, state)}`;
-    this.parts.ranking.caption.textContent = `Ranking by mean gold at equal cost: ${cost} (exploratory)`;
+    this.parts.ranking.caption.firstElementChild.textContent = `Ranking by mean gold at equal cost: ${cost} (exploratory)`;
     this.parts.ranking.querySelector(".versus").textContent = baseline ? `less ${baseline}` : "difference";
     const rows = ranking(view, table).map(({ label, gold, difference }, place) => {
       const row = element("tr", "");

@@ -167,8 +167,18 @@ def _view(anchor: str, view: View, summary: ViewSummary, share: int) -> ViewPart
 
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        finalize=_harmless,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+
+
+def _harmless(value: object) -> object:
+    """Whatever text reaches the page, controls and terminal sequences do not; markup of our own is left alone."""
+    return clean(value, 10_000) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _read(name: str) -> str:
