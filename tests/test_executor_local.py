@@ -228,7 +228,7 @@ def test_a_wrong_choice_is_one_sentence() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @posix
 def test_a_run_killed_midway_is_finished_by_the_same_command(tmp_path: Path) -> None:
     # given three runs, of which one is held by this process, and one is killed after its first checkpoint

@@ -32,7 +32,7 @@ CLUSTER = """
 import os, sys
 from ray.cluster_utils import Cluster
 
-small = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+small = {"num_cpus": 5, "object_store_memory": 80_000_000, "include_dashboard": False}
 cluster = Cluster(initialize_head=True, head_node_args=small)
 node = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
 print(cluster.address, node.all_processes["raylet"][0].process.pid, flush=True)
@@ -124,10 +124,10 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="a cluster of two nodes on one machine")
 def test_a_lost_node_is_made_up_for(tmp_path: Path, quiet: None) -> None:
-    # given two nodes with room for one run each, and a suite of six
+    # given a suite of six, and two nodes with room for five runs and for one
     results, heard = tmp_path / "results", Heard()
     cells = suite_cells(parse_suite(SUITE))
     assert len(cells) == 6
@@ -139,23 +139,22 @@ def test_a_lost_node_is_made_up_for(tmp_path: Path, quiet: None) -> None:
         address, raylet = cluster.stdout.readline().split()
 
         def react(event: Event) -> None:
-            # when the second has begun, the node of one of the two is killed, once that has its first checkpoint
-            if [e.kind for e in heard.events].count("started") != 2 or event.kind != "started":
+            # when the second node is killed, once the run on it has its first checkpoint
+            if event.kind != "started" or int(raylet) not in ancestors(process_of(event)):
                 return
-            (victim,) = [e for e in heard.events if e.kind == "started" and int(raylet) in ancestors(process_of(e))]
-            wait_until(RunStore(victim.job.folder).checkpoints.latest, seconds=100)
+            wait_until(RunStore(event.job.folder).checkpoints.latest, seconds=100)
             assert cluster.stdin is not None and cluster.stdout is not None
             cluster.stdin.write("kill\n")
             cluster.stdin.flush()
             assert cluster.stdout.readline() == "killed\n"
-            assert RunStore(victim.job.folder).record.status == "running"
+            assert RunStore(event.job.folder).record.status == "running"
 
         heard.react = react
         states = carry_out(cells, Task(results), RayExecutor(address), heard.notify, lambda: False)
 
         # and a run for which no node has room is refused, and not waited with for ever
-        with pytest.raises(UserError, match="no node of the Ray cluster has the 2 CPU that big reserves"):
-            RayExecutor(address).execute([Job("big", "", results, threads=2)], heard.notify, lambda: False)
+        with pytest.raises(UserError, match="no node of the Ray cluster has the 6 CPU that big reserves"):
+            RayExecutor(address).execute([Job("big", "", results, threads=6)], heard.notify, lambda: False)
     finally:
         cluster.stdin.close()
         cluster.wait(timeout=60)
@@ -166,15 +165,15 @@ def test_a_lost_node_is_made_up_for(tmp_path: Path, quiet: None) -> None:
     told = [[event.kind for event in heard.events if event.job.run == cell.run] for cell in cells]
     assert sorted(told, key=len) == [["started", "ended"]] * 5 + [["started", "lost", "started", "ended"]]
     for cell in cells:
-        # and its points are those of a run in one go on this machine; having all of its node, it was timed
+        # and its points are those of a run in one go on this machine; having shared its node, it was not timed
         store = RunStore(results / cell.run)
         assert iterations(store) == [0, ITERATIONS]
         same_points(store, run(cell.config, tmp_path / "whole").store)
-        assert store.record.timed
+        assert store.record.timed is False
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_cluster_started_here_survives_a_killed_worker_and_stops_when_asked(tmp_path: Path, quiet: None) -> None:
     # given a run without an end

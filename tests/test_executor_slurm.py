@@ -37,7 +37,7 @@ def test_a_read_only_results_folder_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_runs_in_a_queue(tmp_path: Path) -> None:
     # given a real run, one that the person got wrong, and one whose process waits, which is preempted once
     results = tmp_path / "results"
