@@ -22,8 +22,9 @@ from running import ROOT
 import grpo_bench
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+# guarded as pip writes them: processes that draw plots import the program that started them
 PROGRAMS = {
-    "grpo-bench": "from grpo_bench.cli import main; main()",
+    "grpo-bench": "from grpo_bench.cli import main\nif __name__ == '__main__':\n    main()",
     "pytest": "import pytest; raise SystemExit(pytest.main())",
 }
 
