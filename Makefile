@@ -19,10 +19,10 @@ STALE := $(shell $(LIST_FILES) | cmp -s - $(VENV)/.files || echo stale)
 RESULTS ?= results/reference
 PLOTS   ?= $(if $(filter results/reference,$(RESULTS)),results/plots,$(RESULTS)/plots)
 
-.PHONY: help run pareto test slow lint clean stale
+.PHONY: help run pareto test slow browser lint clean stale
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' Makefile
 
 run: $(STAMP) ## install if needed, then train the built-in model by RL and show what it learned
 	@$(BIN)/grpo-bench run --method tree
@@ -35,6 +35,9 @@ test: $(STAMP) ## install if needed, then run the tests
 
 slow: $(STAMP) ## the tests that take minutes
 	@$(BIN)/python -m pytest -m "$(SLOW)" --timeout 900
+
+browser: $(STAMP) ## the report in a real browser (needs chromium and chromedriver)
+	@$(BIN)/python -m pytest -m browser --timeout 300
 
 lint: $(STAMP) ## style, types and import contracts
 	$(BIN)/ruff check .
