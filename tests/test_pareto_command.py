@@ -114,6 +114,7 @@ def test_references_are_a_table_that_a_suite_takes(tmp_path: Path) -> None:
     assert measured.targets == pytest.approx({"25": 0.53, "50": 0.56, "90": 0.608})  # the median seed gains 0.12
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_misspelt_or_empty_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--format takes pdf and png, not 'pmg'"):
         call(str(tmp_path), "--format", "pmg")
