@@ -192,8 +192,9 @@ def test_other_learning_rates_are_told_by_factor(tmp_path: Path) -> None:
 
     tuning = {(row.label, row.factor): row.gain for row in summarise(only(tmp_path)).tuning}
 
-    assert set(tuning) == {("flat", 0.333), ("flat", 3.0), ("tree", 0.333), ("tree", 3.0)}
+    assert set(tuning) == {(label, factor) for label in ("flat", "tree") for factor in (0.333, 1.0, 3.0)}
     assert tuning["tree", 3.0].n == 2
+    assert tuning["tree", 1.0].mean == pytest.approx(0.2 + (NOISE[0] + NOISE[1]) / 2)  # the reported runs themselves
 
 
 def test_the_json_has_no_nan_and_no_infinity(tmp_path: Path) -> None:

@@ -125,6 +125,14 @@ class View:
         """The finished runs of a label, by seed."""
         return tuple(curve for curve in self.curves if curve.label == label)
 
+    @cached_property
+    def retuned(self) -> tuple[Curve, ...]:
+        """The runs that learning rates are compared by: those on tuning seeds, and the reported ones of a label for
+        which the shared rate itself was not run on those."""
+        labels = {curve.label for curve in self.tuning}
+        at_one = {curve.label for curve in self.tuning if curve.factor == 1}
+        return (*self.tuning, *(curve for curve in self.curves if curve.label in labels - at_one))
+
     def on(self, axis: Axis) -> tuple[Curve, ...]:
         """The finished runs that an axis may show: over seconds, those that had their device to themselves."""
         return tuple(curve for curve in self.curves if axis != "seconds" or curve.record.timed)

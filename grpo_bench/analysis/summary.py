@@ -104,7 +104,7 @@ class AxisSummary:
 
 @dataclass(frozen=True)
 class Tuned:
-    """One label at one learning rate, on the tuning seeds."""
+    """One label at one learning rate: on the tuning seeds, or for the shared rate on the reported ones."""
 
     label: str
     factor: float
@@ -396,12 +396,12 @@ def _floor(view: View, references: References) -> NoiseFloor | None:
 
 
 def _tuning(view: View) -> tuple[Tuned, ...]:
-    keys = dict.fromkeys((curve.label, curve.factor) for curve in view.tuning)
+    keys = dict.fromkeys((curve.label, curve.factor) for curve in view.retuned)
     return tuple(
         Tuned(
             label,
             factor,
-            t_interval([c.gold[-1] - c.gold[0] for c in view.tuning if (c.label, c.factor) == (label, factor)]),
+            t_interval([c.gold[-1] - c.gold[0] for c in view.retuned if (c.label, c.factor) == (label, factor)]),
         )
         for label, factor in sorted(keys)
     )
