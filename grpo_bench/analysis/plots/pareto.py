@@ -144,7 +144,8 @@ def draw(data: Pareto, styles: Styles) -> Figure:
 
 def _cut(data: Pareto) -> str:
     left_out = f"; {data.untimed} untimed runs left out" if data.untimed else ""
-    return f"cut at {data.cut:,.0f}, the least that any of the {data.runs} runs spent{left_out}"
+    least = f"the least that any of the {data.runs} runs spent" if data.runs > 1 else "where the run ended"
+    return f"cut at {data.cut:,.0f}, {least}{left_out}"
 
 
 def _span(data: Pareto) -> tuple[float, float]:
