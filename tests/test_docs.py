@@ -17,7 +17,6 @@ from typer.core import TyperGroup
 from grpo_bench.analysis import claims, summary
 from grpo_bench.analysis.coverage import measured_coverage
 from grpo_bench.cli import app
-from grpo_bench.sweeping.suite import find_suite, load_suite
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "results").glob("*.md")])
 
@@ -130,16 +129,3 @@ def test_rules_state_the_measured_coverage() -> None:
         f"over five seeds covers {mean.normal:.0f}% on normal data and {mean.skewed[0]:.0f} to {mean.skewed[1]:.0f}% "
         f"on skewed data; a paired difference {paired.normal:.0f}% and about {sum(paired.skewed) / 2:.0f}%."
     ) in " ".join(text("RULES.md").split())
-
-
-def test_readme_counts_the_runs_of_the_reference_suite() -> None:
-    suite = load_suite(find_suite("shapes"))
-    assert suite.base is not None and suite.tuning is not None
-
-    # given the base, every label's seeds, and the tuning seeds of baseline and contrasts at every learning rate
-    main = sum(len(suite.seeds_of(label)) for label in suite.methods)
-    tuning = len(suite.primary) * len(suite.tuning.seeds) * len(suite.tuning.factors)
-
-    assert f"every run as it ends: {suite.base.evaluations + main + tuning} of them" in " ".join(
-        text("README.md").split()
-    )
