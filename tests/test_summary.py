@@ -80,6 +80,20 @@ def test_only_primary_contrasts_are_corrected_and_decided(tmp_path: Path) -> Non
     assert (found["tree"].verdict, found["branch"].verdict) == ("better", "not shown to differ")
 
 
+def test_a_named_contrast_without_a_finished_run_still_counts_in_the_family(tmp_path: Path) -> None:
+    labels = {"flat": line(0.1), "tree": line(0.2, 2.0), "mix": line(0.1), "branch": line(0.1)}
+    status = {("mix", seed): ("failed", "out of memory") for seed in range(5)}
+    missing = [("branch", seed) for seed in range(5)]
+    write_study(tmp_path, labels, range(5), contrasts=("tree", "mix", "branch"), status=status, missing=missing)  # type: ignore[arg-type]
+
+    tree, mix, branch = summarise(only(tmp_path)).contrasts
+
+    assert tree.holm_p == pytest.approx(3 * tree.result.p)
+    for absent in (mix, branch):
+        assert (absent.seeds, absent.verdict, absent.primary) == (0, "too few seeds", True)
+        assert math.isnan(absent.result.difference.mean)
+
+
 def test_below_five_seeds_nothing_is_better(tmp_path: Path) -> None:
     write_study(tmp_path, {"flat": line(0.1), "tree": line(0.4, 0.5)}, range(4), contrasts=("tree",))
 

@@ -358,7 +358,7 @@ def _view(name: str, found: Sequence[Curve], main: Sequence[Curve], suite: Suite
         protocol=record.protocol,
         tier=record.tier,
         baseline=baseline if baseline in labels else "",
-        primary=tuple(label for label in suite.contrasts if label in labels) if suite else (),
+        primary=_primary(suite, record) if suite else (),
         curves=tuple(done),
         unfinished=tuple(curve for curve in main if not _finished(curve)),
         bases=tuple(curve for curve in found if curve.part == "base" and len(curve.points) > 0),
@@ -366,6 +366,13 @@ def _view(name: str, found: Sequence[Curve], main: Sequence[Curve], suite: Suite
         references=suite.references.get(f"{record.workload}/{record.reward}") if suite else None,
         gold_is_proxy=record.gold_is_proxy,
     )
+
+
+def _primary(suite: SuiteRecord, record: RunRecord) -> tuple[str, ...]:
+    """The contrasts that were named for a view; one without a run yet still counts in the family."""
+    scene = (record.workload, record.reward, record.protocol)
+    named = {cell.label for cell in suite.cells if (cell.workload, cell.reward, cell.protocol) == scene}
+    return tuple(label for label in suite.contrasts if label in named)
 
 
 def _finished(curve: Curve) -> bool:

@@ -309,14 +309,14 @@ def _contrasts(view: View) -> tuple[Contrast, ...]:
     """Differences from the baseline in final gold, by seed; Holm's p over the primary ones decides those."""
     if not view.baseline or not view.of(view.baseline):
         return ()
-    others = [label for label in view.labels if label != view.baseline]
-    primary = [label for label in view.primary if label in others]
+    primary = view.primary
+    others = [*primary, *(label for label in view.labels if label not in (view.baseline, *primary))]
     base = {curve.seed: float(curve.gold[-1]) for curve in view.of(view.baseline)}
     found: dict[str, tuple[int, Paired]] = {}
     for label in others:
         own = {curve.seed: float(curve.gold[-1]) for curve in view.of(label)}
         seeds = sorted(own.keys() & base.keys())
-        family = max(1, len(view.primary)) if label in primary else 1
+        family = len(primary) if label in primary else 1
         pair = paired([own[seed] for seed in seeds], [base[seed] for seed in seeds], family=family)
         found[label] = (len(seeds), pair)
     adjusted = dict(zip(primary, holm([found[label][1].p for label in primary]), strict=True))
@@ -330,7 +330,7 @@ def _contrasts(view: View) -> tuple[Contrast, ...]:
             holm_p=adjusted.get(label, math.nan),
             verdict=_verdict(*found[label], adjusted[label]) if label in primary else "exploratory",
         )
-        for label in (*primary, *(label for label in others if label not in primary))
+        for label in others
     )
 
 
