@@ -87,9 +87,26 @@ def _processes() -> Executor:
 
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
-    pool = ProcessPoolExecutor(min(cores, MOST_PROCESSES), mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        min(cores, MOST_PROCESSES), mp_context=get_context("spawn"), initializer=_end_with_parent
+    )
     pool.submit(warm)
     return pool
+
+
+def _end_with_parent() -> None:
+    """Let a process end as soon as the command does, however that ended: a killed one cannot tell its processes."""
+    import threading
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _draw(found: Sequence[Summarised], out: Path, formats: Sequence[Format], pool: Executor | None) -> list[str]:
