@@ -134,7 +134,7 @@ def _study(place: int, study: Study, summaries: Sequence[ViewSummary], share: in
 def _view(anchor: str, view: View, summary: ViewSummary, share: int) -> ViewPart:
     budget = next((curve.config.get("budget") for curve in view.curves), None)
     allowed = ", ".join(f"{amount(value)} {kind}" for kind, value in budget.items()) if isinstance(budget, dict) else ""
-    runs = f"{len(view.curves)} finished runs of {len(view.labels)} methods"
+    runs = f"{_many(len(view.curves), 'finished run')} of {_many(len(view.labels), 'method')}"
     return ViewPart(
         anchor=anchor,
         title=f"{clean(view.workload)}, trained on {clean(view.reward)}: {view.protocol} protocol",
@@ -163,6 +163,10 @@ def _view(anchor: str, view: View, summary: ViewSummary, share: int) -> ViewPart
         labels=view.labels,
         drawn=bool(summary.axes),
     )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _environment() -> Environment:

@@ -50,9 +50,10 @@ def _lead(axis: AxisSummary) -> str:
         return ""
     between = span(last.margin.low, last.margin.high, signed=True)
     interval = f"95% interval {between}" if between else "one seed, so no interval"
+    told = "" if last.margin.low > 0 else " So the two are not told apart."
     return (
-        f"There it leads {last.runner_up} by {score(last.margin.mean)} ({interval}; highest in {seeds_ahead(last)}). "
-        "This lead is exploratory: the leader was picked for being highest."
+        f"There it leads {last.runner_up} by {score(last.margin.mean)} ({interval}; highest in "
+        f"{seeds_ahead(last)}).{told} This lead is exploratory: the leader was picked for being highest."
     )
 
 
