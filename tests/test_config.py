@@ -264,9 +264,7 @@ def test_every_budget_kind_is_accepted(kind: str) -> None:
     assert (config.budget_kind, config.budget_amount) == (kind, 1234.5)
 
 
-@pytest.mark.parametrize(
-    "text", ["nfe", "nfe=", "nfe=-3", "nfe=nan", "nfe=inf", "nfe=lots", "60000", "=5", "nef=5"]
-)
+@pytest.mark.parametrize("text", ["nfe", "nfe=", "nfe=-3", "nfe=nan", "nfe=inf", "nfe=lots", "60000", "=5", "nef=5"])
 def test_bad_budget_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--budget"):
         parse_budget(text)
@@ -350,3 +348,7 @@ def test_the_grid_of_an_nfe_budget_defaults_to_a_tenth() -> None:
 
 def test_method_settings_are_the_keys_beside_its_name() -> None:
     assert MethodSection.model_validate({"name": "flat", "group": 3}).settings == {"group": 3}
+
+
+def test_a_budget_of_nothing_evaluates_the_base() -> None:
+    assert build([("--set", parse_budget("iterations=0"))]).budget_amount == 0
