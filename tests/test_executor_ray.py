@@ -175,7 +175,9 @@ def test_a_lost_node_is_made_up_for(tmp_path: Path, quiet: None) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_cluster_started_here_survives_a_killed_worker_and_stops_when_asked(tmp_path: Path, quiet: None) -> None:
+def test_a_cluster_started_here_survives_a_killed_worker_and_stops_when_asked(
+    tmp_path: Path, quiet: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     # given a run without an end
     job, heard = real(tmp_path / "results", 0, budget={"iterations": 100_000.0}), Heard()
 
@@ -188,7 +190,8 @@ def test_a_cluster_started_here_survives_a_killed_worker_and_stops_when_asked(tm
     heard.react = react
     RayExecutor().execute([job], heard.notify, lambda: heard.stop)
 
-    # then the run was stopped as by Ctrl-C
+    # then the run was stopped as by Ctrl-C, and nothing was said where results belong
+    assert capsys.readouterr().out == ""
     assert heard.kinds(job) == ["started", "lost", "started", "ended"] and heard.last(job).code == 130
     assert RunStore(job.folder).record.status == "interrupted"
 

@@ -120,8 +120,10 @@ class Running:
         return Outcome(None, f"killed by {name}, by somebody or for want of memory", self.where)
 
 
-def run_job(job: Job, *, timed: bool, threads: int | None, grace: float = GRACE) -> Outcome:
-    """Carry out one job on a cluster's node and wait for its end.
+def run_job(
+    job: Job, *, timed: bool, threads: int | None, should_stop: Callable[[], bool], grace: float = GRACE
+) -> Outcome:
+    """Carry out one job on a cluster's node and wait for its end; it is asked to stop once `should_stop()`.
 
     Whatever is raised while it waits (a cancelled task) stops the run first. A folder held by another process is waited
     for a while, and then told of.
@@ -129,7 +131,7 @@ def run_job(job: Job, *, timed: bool, threads: int | None, grace: float = GRACE)
     wait_for_holder(job, PATIENCE)
     running = Running(job, timed=timed, threads=threads)
     try:
-        return wait(running)
+        return wait(running, should_stop, grace)
     except BaseException:
         running.stop(grace)
         raise

@@ -7,9 +7,12 @@ lets one process write, and who comes second finds the run finished or goes on w
 from __future__ import annotations
 
 import os
+import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -44,21 +47,30 @@ class RayExecutor:
             UserError: Ray is not installed, does not answer, or has no node with what a job reserves.
         """
         ray = _ray()
-        with _connected(ray, self._address):
+        if not jobs:
+            return
+        # Ray prints what becomes of workers, and stdout is for results.
+        with redirect_stdout(sys.stderr), _connected(ray, self._address):
             _check_room(ray, jobs)
             watch = Watch(jobs, notify)
             task = ray.remote(_carry_out)
-            refs = {task.options(**_resources(job)).remote(job, self._grace): job for job in jobs}
+            # Ray calls a task cancelled before it has ended, so that runs at work are asked to stop through a file.
+            stop = jobs[0].folder.parent / f".{uuid.uuid4().hex[:12]}.stop"
+            refs = {task.options(**_resources(job)).remote(job, stop, self._grace): job for job in jobs}
             asked: float | None = None
-            while refs:
-                if asked is None and should_stop():
-                    asked = time.monotonic()
-                    _cancel(ray, refs, force=False)
-                elif asked is not None and time.monotonic() - asked > self._grace + PATIENCE:
-                    _cancel(ray, refs, force=True)
-                for ref in ray.wait(list(refs), timeout=_EVERY)[0]:
-                    _tell(ray, ref, refs.pop(ref), watch)
-                watch.look(refs.values())
+            try:
+                while refs:
+                    if asked is None and should_stop():
+                        asked = time.monotonic()
+                        stop.touch()
+                        _cancel(ray, [ref for ref, job in refs.items() if not watch.has_begun(job)], force=False)
+                    elif asked is not None and time.monotonic() - asked > self._grace + PATIENCE:
+                        _cancel(ray, refs, force=True)
+                    for ref in ray.wait(list(refs), timeout=_EVERY)[0]:
+                        _tell(ray, ref, refs.pop(ref), watch)
+                    watch.look(refs.values())
+            finally:
+                stop.unlink(missing_ok=True)
 
 
 def _ray() -> ModuleType:
@@ -116,7 +128,7 @@ def _check_room(ray: ModuleType, jobs: Sequence[Job]) -> None:
             raise UserError(f"no node of the Ray cluster has the {wanted} that {job.run} reserves; ask for less")
 
 
-def _carry_out(job: Job, grace: float) -> Outcome:
+def _carry_out(job: Job, stop: Path, grace: float) -> Outcome:
     """The task, on some node."""
     import ray
 
@@ -124,7 +136,7 @@ def _carry_out(job: Job, grace: float) -> Outcome:
     node = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
     alone = job.gpus >= 1 or context.get_assigned_resources().get("CPU", 0) >= node["Resources"].get("CPU", 0)
     try:
-        return run_job(job, timed=job.timed and alone, threads=job.threads or 1, grace=grace)
+        return run_job(job, timed=job.timed and alone, threads=job.threads or 1, should_stop=stop.exists, grace=grace)
     except UserError as error:
         return Outcome(2, str(error), context.get_node_id())
 
