@@ -11,9 +11,10 @@ from studies import Spend, write_study
 
 from grpo_bench.analysis.attainment import attainment
 from grpo_bench.analysis.hypervolume import grid
+from grpo_bench.analysis.reading import curve_at
 from grpo_bench.analysis.report.page import write_report
 from grpo_bench.analysis.study import View, studies
-from grpo_bench.analysis.summary import curve_at, summarise
+from grpo_bench.analysis.summary import summarise
 
 chromium = pytest.importorskip("chromium", reason="selenium is not installed")
 

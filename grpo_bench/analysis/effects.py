@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from grpo_bench.analysis.reading import area, measured_references
 from grpo_bench.analysis.statistics import LEVEL, Estimate, t_interval
 from grpo_bench.analysis.study import Curve, Floats, View
-from grpo_bench.analysis.summary import area, measured_references
 from grpo_bench.analysis.targets import time_to_target
 from grpo_bench.errors import UserError
 from grpo_bench.store.suite import References

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import tomllib
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from grpo_bench.analysis.axes import AXES, COLUMNS, Axis
+from grpo_bench.analysis.labels import digest, labelled, scene_of
 from grpo_bench.errors import UserError
 from grpo_bench.store.reader import Runs, read_runs
 from grpo_bench.store.record import RunRecord
@@ -233,7 +233,7 @@ def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord
         )
         first = suites[0]
         return (replace(first, notes=(*first.notes, note)), *suites[1:])
-    curves = _labelled([_curve(folder, record, runs, frames.get(record.run)) for record in rest])
+    curves = labelled([_curve(folder, record, runs, frames.get(record.run)) for record in rest])
     return (Study(folder.name, folder.name, folder, None, _views(curves, None), (), runs.skipped),)
 
 
@@ -260,61 +260,6 @@ def _part(record: RunRecord, points: pd.DataFrame) -> Part:
     return "base" if record.status == "done" and len(points) == 1 else "main"
 
 
-def _labelled(curves: Sequence[Curve]) -> list[Curve]:
-    """Runs without a suite, named by method, and by the settings or the source that tell two of one method apart."""
-    groups: dict[str, list[Curve]] = {}
-    for curve in curves:
-        groups.setdefault(_identity(curve), []).append(curve)
-    rivals: dict[tuple[str, ...], list[str]] = {}
-    for key, found in groups.items():
-        rivals.setdefault((*_scene(found[0]), found[0].method), []).append(key)
-    labels: dict[str, str] = {}
-    for keys in rivals.values():
-        settings = {key: _flat(groups[key][0].config) for key in keys}
-        names = {key: groups[key][0].method + _difference(settings[key], list(settings.values())) for key in keys}
-        again = Counter(names.values())
-        labels |= {key: name if again[name] == 1 else f"{name}@{_digest(key)}" for key, name in names.items()}
-    return [replace(curve, label=labels[key]) for key, found in groups.items() for curve in found]
-
-
-def _difference(own: Mapping[str, object], rivals: Sequence[Mapping[str, object]]) -> str:
-    """The settings in which rivals differ, as `(updates=8)`; nothing where there are none."""
-    keys = dict.fromkeys(key for rival in rivals for key in rival)
-    apart = [key for key in keys if any(rival.get(key) != own.get(key) for rival in rivals)]
-    recipes = [rival.get("recipe", "") for rival in rivals]
-    if recipes.count(own.get("recipe", "")) == 1 and len(recipes) > 1 and own.get("recipe"):
-        return f"({own['recipe']})"
-    told = [f"{key.rsplit('.', 1)[-1]}={own[key]}" for key in apart if own.get(key, "") != ""]
-    return f"({','.join(told[:3])})" if told else ""
-
-
-def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested tables as dotted keys; the seed is left out."""
-    flat: dict[str, object] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" != "seed":
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _identity(curve: Curve) -> str:
-    """All that the runs of one cell share: the config but for its seed, and the method's source."""
-    return json.dumps([_flat(curve.config), curve.record.hashes.get("method")], sort_keys=True, default=str)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:4]
-
-
-def _scene(curve: Curve) -> tuple[str, ...]:
-    """What the runs of one view share."""
-    record = curve.record
-    grid = json.dumps([curve.config.get("evaluation"), curve.config.get("budget")], sort_keys=True, default=str)
-    return record.workload, record.reward, record.protocol, grid
-
-
 def _views(curves: Sequence[Curve], suite: SuiteRecord | None) -> tuple[View, ...]:
     """Sort runs into views; a suite's must fit together, other runs are sorted until they do.
 
@@ -326,7 +271,7 @@ def _views(curves: Sequence[Curve], suite: SuiteRecord | None) -> tuple[View, ..
     for curve in curves:
         if curve.part == "base":
             continue
-        scene = _scene(curve) if suite is None else _scene(curve)[:3]
+        scene = scene_of(curve) if suite is None else scene_of(curve)[:3]
         groups.setdefault(scene, []).append(curve)
     shared = Counter(scene[:3] for scene in groups)
     views = []
@@ -336,8 +281,8 @@ def _views(curves: Sequence[Curve], suite: SuiteRecord | None) -> tuple[View, ..
             _one_grid(main)
         if not main:
             continue
-        suffix = f"-{_digest(scene[3])}" if shared[scene[:3]] > 1 else ""
-        bases = [curve for curve in curves if curve.part == "base" and _scene(curve)[:2] == scene[:2]]
+        suffix = f"-{digest(scene[3])}" if shared[scene[:3]] > 1 else ""
+        bases = [curve for curve in curves if curve.part == "base" and scene_of(curve)[:2] == scene[:2]]
         name = "-".join(scene[:3]).replace(",", "+").replace(":", "-") + suffix
         views.append(_view(name, [*found, *bases], main, suite))
     return tuple(sorted(views, key=lambda view: view.protocol))

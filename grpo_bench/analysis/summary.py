@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 
 from grpo_bench.analysis.axes import AXES, COLUMNS, Axis
-from grpo_bench.analysis.hypervolume import grid, hypervolume, noise_floor, resample
+from grpo_bench.analysis.hypervolume import grid, noise_floor
+from grpo_bench.analysis.reading import area, at_cost, curve_at, measured_references
 from grpo_bench.analysis.statistics import Estimate, Paired, holm, paired, t_interval
 from grpo_bench.analysis.study import Curve, Floats, View
-from grpo_bench.analysis.targets import Reached, gain_targets, reached, time_to_target
+from grpo_bench.analysis.targets import Reached, reached, time_to_target
 from grpo_bench.store.suite import References
 
 FEWEST = 5
@@ -184,52 +185,6 @@ def to_json(summary: ViewSummary) -> dict[str, object]:
     plain = _plain(table)
     assert isinstance(plain, dict)
     return plain
-
-
-def measured_references(view: View) -> References:
-    """References from the runs themselves: the median baseline run's totals and its share of the way.
-
-    Without a baseline the first label stands in. `best` is 1, the top of a score's range, or the best gold seen where
-    that is higher.
-    """
-    if not view.curves:
-        return References(base=0.0, best=1.0, costs={}, targets={})
-    runs = view.of(view.baseline) or view.of(view.labels[0])
-    base = float(np.mean([curve.gold[0] for curve in runs]))
-    best = max(1.0, *(float(curve.gold.max()) for curve in view.curves))
-    costs: dict[Axis, float] = {}
-    for axis in AXES:
-        ends = [float(curve.cost(axis)[-1]) for curve in runs if axis != "seconds" or curve.record.timed]
-        amount = _budget(view.curves[0]).get(axis)
-        if ends:
-            costs[axis] = float(amount) if amount else float(np.median(ends))
-    targets = gain_targets(base, [curve.gold[-1] for curve in runs])
-    return References(base=base, best=best, costs=costs, targets=targets if targets["90"] > base else {})
-
-
-def _budget(curve: Curve) -> Mapping[str, float]:
-    budget = curve.config.get("budget")
-    return budget if isinstance(budget, dict) else {}
-
-
-def at_cost(curve: Curve, axis: Axis, cost: float) -> float:
-    """Gold at a cost, by linear interpolation between its points; a run's last value holds up to its budget."""
-    return float(resample(curve.cost(axis), curve.gold, np.array([min(cost, float(curve.cost(axis)[-1]))]))[0])
-
-
-def curve_at(curve: Curve, axis: Axis, cost_M: Floats) -> Floats:
-    """(M,) gold at each of the costs, as `at_cost`."""
-    return resample(curve.cost(axis), curve.gold, np.minimum(cost_M, float(curve.cost(axis)[-1])))
-
-
-def area(curve: Curve, axis: Axis, references: References) -> float:
-    """One run's normalised hypervolume over an axis, on the same 20 costs for all; NaN without a reference cost."""
-    reference = references.costs.get(axis)
-    if not reference:
-        return math.nan
-    cost_M = grid(reference)
-    value_M = curve_at(curve, axis, cost_M)
-    return hypervolume(cost_M, value_M, cost_ref=reference, base=references.base, best=references.best)
 
 
 def _method(view: View, label: str, references: References, floor: NoiseFloor | None) -> MethodSummary:

@@ -28,7 +28,8 @@ from grpo_bench.analysis.plots.style import (
     sign,
     stroke,
 )
-from grpo_bench.analysis.summary import ViewSummary, curve_at
+from grpo_bench.analysis.reading import curve_at
+from grpo_bench.analysis.summary import ViewSummary
 from grpo_bench.palette import Style
 
 if TYPE_CHECKING:
