@@ -166,7 +166,7 @@ def _references(views: Sequence[View]) -> str:
     Raises:
         UserError: two studies have runs of one workload and reward, or no run is finished.
     """
-    from grpo_bench.analysis.summary import measured_references
+    from grpo_bench.analysis.reading import measured_references
 
     blocks: dict[str, str] = {}
     owners: dict[str, View] = {}
