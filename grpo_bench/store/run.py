@@ -76,7 +76,8 @@ class RunStore:
             read_record(folder / RECORD)
             return cls(folder.resolve())
         known = run_names(results)
-        raise UserError(f"There is no run {clean_text(str(run), 80)!r} in {results}: {nearest(str(run), known)}")
+        hint = nearest(str(run), known) if known else "it holds none"
+        raise UserError(f"There is no run {clean_text(str(run), 80)!r} in {results}: {hint}")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
