@@ -8,6 +8,7 @@ passes that on, once.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -24,10 +25,12 @@ from grpo_bench.executors.base import Job
 from grpo_bench.isolated.worker import die_with
 from grpo_bench.store.names import clean_text
 from grpo_bench.store.record import read_record
-from grpo_bench.store.run import LOCK, RECORD
+from grpo_bench.store.run import CONFIG, LOCK, RECORD
 
 PARENT = "GRPO_BENCH_PARENT"
 """The variable that names the process a run ends with."""
+COMMAND = "GRPO_BENCH_COMMAND"
+"""The variable with the command that a run's record keeps: its own has a config file that is gone when it ends."""
 GRACE = 60.0
 """Seconds a run has to finish its iteration when it is asked to stop."""
 PATIENCE = 30.0
@@ -68,7 +71,7 @@ class Running:
                     stdout=subprocess.DEVNULL,
                     stderr=stderr,
                     cwd=job.cwd,
-                    env=_variables(threads, device),
+                    env=_variables(threads, device) | {COMMAND: recorded(job, timed=timed)},
                     start_new_session=True,
                 )
         except OSError as error:
@@ -162,6 +165,12 @@ def command(job: Job, config: Path, *, timed: bool) -> list[str]:
     words += ["--results", str(job.folder.parent)]
     words += [word for plugin in job.plugins for word in ("--plugin", plugin)]
     return words if timed else [*words, "--untimed"]
+
+
+def recorded(job: Job, *, timed: bool) -> str:
+    """The command that makes this run again, from inside its folder."""
+    plugins = [word for plugin in job.plugins for word in ("--plugin", plugin)]
+    return shlex.join(["grpo-bench", "run", "--config", CONFIG, *plugins, *([] if timed else ["--untimed"])])
 
 
 def end_with_parent() -> None:

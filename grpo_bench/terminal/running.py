@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_bench.config import RunConfig
 from grpo_bench.errors import UserError, nearest
+from grpo_bench.executors.process import COMMAND
 from grpo_bench.terminal.display import RunDisplay
 
 if TYPE_CHECKING:
@@ -41,5 +44,5 @@ def carry_out(
         if config is None:
             assert resume is not None
             return runs.resume(RunStore.open(resume, results), observer, timed=timed)
-        command = ["grpo-bench", *sys.argv[1:]]
+        command = shlex.split(os.environ.get(COMMAND, "")) or ["grpo-bench", *sys.argv[1:]]
         return runs.start(config, results, observer, again=again, timed=timed, command=command)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from grpo_bench.analysis.panels import first_middle_last
 from grpo_bench.analysis.plots.style import EM, LINE, QUIET, RIGHT, SMALL, WIDTH, page, short
 from grpo_bench.errors import UserError
 from grpo_bench.store.images import pixels_digest
-from grpo_bench.store.run import RunStore, point_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.uint8]
 
-PROMPTS = 8
 NAMES, TITLE, BETWEEN = 70.0, 14.0, 3.0
 
 
@@ -57,7 +56,7 @@ class Panels:
 def collect(view: View, title: str) -> Panels | None:
     """The images of each label's median run; None where none has any.
 
-    The prompts are eight spread evenly over the evaluation's, and the image is each prompt's first: nobody chose them.
+    The prompts are the evaluation's first eight, and the image is each prompt's first: nobody chose them.
     A first point that all labels share, the untrained base, is shown once.
     """
     prompts: tuple[str, ...] = ()
@@ -67,9 +66,9 @@ def collect(view: View, title: str) -> Panels | None:
         try:
             named, rows = _rows(run)
         except UserError:
-            continue  # never stored, or not copied along with the points
-        if prompts and named != prompts:
             continue
+        if not rows or (prompts and named != prompts):
+            continue  # never stored, or drawn for others
         prompts = named
         strips += rows
     firsts = {strip.digest for strip in strips if strip.nfe == 0}
@@ -81,27 +80,19 @@ def collect(view: View, title: str) -> Panels | None:
 
 
 def _rows(run: Curve) -> tuple[tuple[str, ...], list[Strip]]:
-    """The prompts, and a strip each of the first, the middle and the last point.
+    """The prompts, and a strip each of the first, the middle and the last point that have images.
 
     Raises:
-        UserError: the images are missing or damaged.
+        UserError: the images are damaged.
     """
-    store = RunStore(run.folder)
-    named = store.load_prompts()
-    count = min(PROMPTS, len(named))
-    if not count:
-        raise UserError(f"{run.folder.name} has no prompts")
-    chosen = [place * len(named) // count for place in range(count)]
-    points = list(range(len(run.points)))
+    nfe_at = dict(zip((int(when) for when in run.points["iteration"]), run.cost("nfe"), strict=True))
+    prompts: tuple[str, ...] = ()
     strips = []
-    for at in dict.fromkeys((points[0], points[len(points) // 2], points[-1])):
-        images = store.load_images(point_name(int(run.points["iteration"].iloc[at])))
-        if len(images) % len(named):
-            raise UserError(f"{run.folder.name} has {len(images)} images for {len(named)} prompts")
-        first = images.reshape(len(named), -1, *images.shape[1:])[chosen, 0]
-        nfe = float(run.cost("nfe")[at])
+    for panel in first_middle_last(run.folder):
+        first = panel.images_PIHWC[:, 0]
+        prompts, nfe = panel.prompts, float(nfe_at.get(panel.iteration, 0.0))
         strips.append(Strip(run.label, run.record.run, run.seed, nfe, first, pixels_digest(first)))
-    return tuple(named[place] for place in chosen), strips
+    return prompts, strips
 
 
 def draw(data: Panels) -> Figure:
