@@ -94,7 +94,7 @@ function layout(node, view, state, table, theme, title, base) {
   const shapes = [];
   if (base !== null) {
     shapes.push({ ...level, line: { color: theme.quiet, width: 1, dash: "dot" } });
-    if (view.floor) shapes.push({ ...floor, y0: base - view.floor / 2, y1: base + view.floor / 2, fillcolor: translucent(theme.quiet, 0.18) });
+    if (view.floor) shapes.push({ ...floor, y0: base - view.floor, y1: base + view.floor, fillcolor: translucent(theme.quiet, 0.18) });
   }
   return {
     font: { family: "system-ui, sans-serif", size: 12, color: theme.ink },
