@@ -22,12 +22,14 @@ import json, os, sys, time
 from pathlib import Path
 
 here, name = Path(__file__).parent, Path(__file__).stem
-(here / f"{name}.{time.time_ns()}.began").write_text(json.dumps(
-    {"pid": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0), "cwd": os.getcwd(), "argv": sys.argv[1:],
-     "threads": os.environ.get("OMP_NUM_THREADS"), "device": os.environ.get("CUDA_VISIBLE_DEVICES")}))
 if (here / f"{name}.deaf").exists():
     import signal
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+said = here / f"{name}.{time.time_ns()}.saying"
+said.write_text(json.dumps(
+    {"pid": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0), "cwd": os.getcwd(), "argv": sys.argv[1:],
+     "threads": os.environ.get("OMP_NUM_THREADS"), "device": os.environ.get("CUDA_VISIBLE_DEVICES")}))
+said.rename(said.with_suffix(".began"))
 while not ((here / "go").exists() or (here / f"{name}.go").exists()):
     time.sleep(0.01)
 print("an earlier line")
