@@ -55,6 +55,8 @@ def appear(chrome: webdriver.Chrome, *, width: int = 1200, height: int = 900, sc
     chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": features})
+    # A page hears of a change with its next frame, which may come after the next command: wait for two.
+    chrome.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
 
 
 def load(chrome: webdriver.Chrome, page: Path) -> None:

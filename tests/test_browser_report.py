@@ -260,6 +260,11 @@ def test_print_is_on_white(page: Chrome) -> None:
 
     assert page.execute_script("return document.querySelector('.pareto').layout.font.color") == "#1d1f23"
 
+    chromium.appear(page, scheme="light")
+    chromium.appear(page, scheme="dark")  # a change of the scheme in between draws again
+
+    assert page.execute_script("return document.querySelector('.pareto').layout.font.color") == "#1d1f23"
+
     page.execute_script("window.dispatchEvent(new Event('afterprint'))")
 
     assert page.execute_script("return document.querySelector('.pareto').layout.font.color") == "#e6e7ea"

@@ -111,8 +111,9 @@ class Figures {
     this.draw();
   }
 
-  draw(theme = themeNow()) {
+  draw() {
     const { view, state, parts } = this;
+    const theme = themeNow();
     const table = drawPareto(parts.pareto, view, state, theme);
     drawCurves(parts.curves, view, state, theme);
     const name = state.chosen < 0 ? "" : view.labels[state.chosen].label;
@@ -148,13 +149,22 @@ class Figures {
   }
 }
 
+// Paper is white whatever the reader's scheme, and stays white if that scheme changes while the page is printed.
 const night = window.matchMedia("(prefers-color-scheme: dark)");
+let printing = false;
 function themeNow() {
-  return night.matches ? DARK : LIGHT;
+  return night.matches && !printing ? DARK : LIGHT;
 }
 
 const VIEWS = JSON.parse(document.getElementById("report-data").textContent);
 const drawnFigures = [...document.querySelectorAll(".figures")].map((root) => new Figures(root, VIEWS[root.dataset.view]));
-night.addEventListener("change", () => drawnFigures.forEach((figures) => figures.draw()));
-window.addEventListener("beforeprint", () => drawnFigures.forEach((figures) => figures.draw(LIGHT)));
-window.addEventListener("afterprint", () => drawnFigures.forEach((figures) => figures.draw()));
+function redraw() {
+  drawnFigures.forEach((figures) => figures.draw());
+}
+function setPrinting(now) {
+  printing = now;
+  redraw();
+}
+night.addEventListener("change", redraw);
+window.addEventListener("beforeprint", () => setPrinting(true));
+window.addEventListener("afterprint", () => setPrinting(false));
