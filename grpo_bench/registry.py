@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -110,21 +111,20 @@ class Registry(Generic[T]):
 
     def _sources(self) -> dict[str, _Source[T]]:
         sources: dict[str, _Source[T]] = {}
-        for point in entry_points(group=self._group):
-            origin = point.dist.name if point.dist is not None else point.value
+        for point, origin, version in _installed(self._group, tuple(sys.path)):
             if point.name in sources and sources[point.name].origin != origin:
                 raise UserError(
                     f"{self.kind} {point.name!r} is registered by both {sources[point.name].origin} and {origin}; "
                     "uninstall one"
                 )
-            sources[point.name] = self._from_entry_point(point, origin)
+            sources[point.name] = self._from_entry_point(point, origin, version)
         return sources | self._plugins
 
-    def _from_entry_point(self, point: EntryPoint, origin: str) -> _Source[T]:
+    def _from_entry_point(self, point: EntryPoint, origin: str, version: str) -> _Source[T]:
         def load() -> T:
             return cast(T, point.load())
 
-        return _Source(origin, point.dist.version if point.dist is not None else "", load, point.module)
+        return _Source(origin, version, load, point.module)
 
     def _describe(self, name: str, source: _Source[T]) -> Entry:
         try:
@@ -134,6 +134,16 @@ class Registry(Generic[T]):
         summary = (inspect.getdoc(value) or "").split("\n")[0]
         facts = value.facts() if hasattr(value, "facts") else ()
         return Entry(name, summary, str(getattr(value, "paper", "")), source.origin, source.version, None, facts)
+
+
+@cache
+def _installed(group: str, path: tuple[str, ...]) -> tuple[tuple[EntryPoint, str, str], ...]:
+    """The entry points found along `path` (sys.path), each with its distribution's name and version.
+
+    Kept, since reading every package's metadata takes 50 ms, and a suite asks for thousands of names.
+    """
+    found = ((point, point.dist) for point in entry_points(group=group))
+    return tuple((point, dist.name, dist.version) if dist else (point, point.value, "") for point, dist in found)
 
 
 METHODS: Registry[type[Method[MethodConfig]]] = Registry("method", "grpo_bench.methods", "grpo_bench.method:Method")
