@@ -74,7 +74,7 @@ def summary(study: Study, protocol: str) -> ViewSummary:
 def between(study: Study, one: str, other: str) -> Estimate:
     """An exploratory difference in final gold between two labels, on the seeds that both have."""
     view = next(view for view in study.views if view.protocol == "controlled")
-    finals = [{curve.seed: float(curve.gold[-1]) for curve in view.of(label)} for label in (one, other)]
+    finals = [{curve.seed: curve.final("gold") for curve in view.of(label)} for label in (one, other)]
     seeds = sorted(finals[0].keys() & finals[1].keys())
     return paired(*([final[seed] for seed in seeds] for final in finals)).difference
 
@@ -83,7 +83,7 @@ def gap(study: Study, label: str) -> Estimate:
     """How much more a label's proxy rose than its gold."""
     view = next(view for view in study.views if view.protocol == "controlled")
     rises = [
-        (curve.column("proxy")[-1] - curve.column("proxy")[0]) - (curve.gold[-1] - curve.gold[0])
+        (curve.final("proxy") - curve.column("proxy")[0]) - (curve.final("gold") - curve.gold[0])
         for curve in view.of(label)
     ]
     return t_interval(rises)

@@ -235,6 +235,16 @@ def test_updates_to_target_is_the_ratio_of_first_passages(tmp_path: Path) -> Non
     assert found.words == "reproduced"
 
 
+def test_a_run_that_updates_nothing_has_no_updates_to_a_target(tmp_path: Path) -> None:
+    gold = {"flat": lambda s, nfe: 0.5 + nfe / 640_000, "tree": lambda s, nfe: 0.5}
+    write_study(tmp_path, gold, spend={"tree": Spend(updates=0)})
+
+    found = judged(tmp_path, metric="updates_to_target", relation="ratio_at_most", value=0.6)
+
+    assert found.verdict == "no runs"
+    assert found.missing == "no runs of tree and flat with a common seed whose updates grow from point to point"
+
+
 def test_a_target_never_reached_only_bounds_the_ratio(tmp_path: Path) -> None:
     # Tree never reaches 0.725 in its 128 updates; flat passes at 57.6 of them: every ratio is at least 128 / 57.6
     references = References(base=0.5, best=1.0, costs={"nfe": 64_000}, targets={"90": 0.725})

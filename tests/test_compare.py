@@ -11,6 +11,7 @@ from studies import Spend, write_study
 from grpo_bench.analysis.comparison import WARNING, Comparison, compare_runs
 from grpo_bench.cli import app
 from grpo_bench.errors import UserError
+from grpo_bench.store.points import encode
 from grpo_bench.store.run import RunStore
 
 
@@ -92,6 +93,26 @@ def test_other_seeds_and_evaluations_are_noted(tmp_path: Path) -> None:
         "evaluated differently",
     ):
         assert part in said
+
+
+def test_an_axis_on_which_a_run_spends_nothing_or_has_no_figure_is_left_out(tmp_path: Path) -> None:
+    gold = {"flat": lambda s, n: 0.5, "tree": lambda s, n: 0.6}
+    write_study(tmp_path, gold, range(1), spend={"tree": Spend(updates=0)})
+    store = RunStore.open("study-flat-s0", tmp_path)
+    rows = [{name: value for name, value in row.items() if name != "reward_calls"} for row in store.rows()]
+    (store.folder / "points.parquet").write_bytes(encode(rows))
+
+    assert [one.axis for one in compared(tmp_path).at_cost] == ["nfe", "rollout-nfe", "seconds"]
+
+
+def test_other_base_weights_are_noted(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": lambda s, n: 0.5, "tree": lambda s, n: 0.6}, range(1))
+    for name, weights in (("flat", "one"), ("tree", "another")):
+        path = tmp_path / f"study-{name}-s0" / "run.json"
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"hashes": record["hashes"] | {"weights": weights}}))
+
+    assert "Their base weights differ, so their figures do not belong side by side." in compared(tmp_path).notes
 
 
 def test_runs_that_cannot_be_compared_are_refused_in_a_sentence(tmp_path: Path) -> None:

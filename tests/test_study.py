@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from studies import Spend, write_study
 
 from grpo_bench.analysis.study import studies
+from grpo_bench.analysis.summary import summarise
 from grpo_bench.errors import UserError
 
 
@@ -157,6 +160,92 @@ def test_a_half_deleted_run_is_named_and_hides_no_other(tmp_path: Path) -> None:
     assert study.views[0].labels == ("flat", "tree")
     assert any("study-flat-s1" in note for note in study.notes)
     assert [(cell.label, cell.seed) for cell in study.missing] == [("flat", 1)]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("[[[")])
+def test_a_run_without_its_config_is_named_and_hides_no_other(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    write_study(tmp_path, {"flat": rising, "tree": rising}, range(2))
+    damage(tmp_path / "study-tree-s1" / "config.toml")
+
+    (study,) = studies(tmp_path)
+
+    assert [(curve.label, curve.seed) for curve in study.views[0].curves] == [("flat", 0), ("flat", 1), ("tree", 0)]
+    assert [note for note in study.notes if note.startswith("study-tree-s1") and "config.toml" in note]
+    assert [(cell.label, cell.seed) for cell in study.missing] == [("tree", 1)]
+
+
+def test_a_run_whose_points_lack_a_figure_is_told_and_in_no_mean(tmp_path: Path) -> None:
+    gap = lambda seed, nfe: math.nan if seed == 1 and nfe > 32_000 else 0.5  # noqa: E731
+    never = lambda seed, nfe: math.nan if seed == 1 else 0.5  # noqa: E731
+    dear = {"mix": Spend(rollout_nfe=70_000)}
+    write_study(tmp_path, {"flat": rising, "tree": gap, "nft": never, "mix": rising}, range(2), spend=dear)
+    (tmp_path / "study-flat-s1" / "points.parquet").unlink()
+
+    (view,) = studies(tmp_path)[0].views
+
+    assert [(curve.label, curve.seed) for curve in view.curves] == [("flat", 0), ("tree", 0), ("nft", 0)]
+    assert {(curve.label, curve.seed): curve.unfinished for curve in view.unfinished} == {
+        ("flat", 1): "its points are gone",
+        ("tree", 1): "not all of its points have a finite gold",
+        ("nft", 1): "not all of its points have a finite gold",
+        ("mix", 0): "no iteration fits its budget",
+        ("mix", 1): "no iteration fits its budget",
+    }
+
+
+def test_a_budget_of_seconds_is_read_at_the_budget_between_the_points_on_either_side(tmp_path: Path) -> None:
+    # Points every 16 s (8,000 nfe), the last at 128 s; at 120 s the line had got to 60,000 nfe
+    write_study(tmp_path, {"flat": rising}, range(2))
+    for path in tmp_path.glob("*/config.toml"):
+        path.write_text(path.read_text().replace("nfe = 64000.0", "seconds = 120.0"))
+
+    (view,) = studies(tmp_path)[0].views
+    figures = summarise(view).method("flat")
+
+    finals = [rising(seed, 60_000) for seed in range(2)]
+    assert [curve.final("gold") for curve in view.curves] == pytest.approx(finals)
+    assert figures.gold.mean == pytest.approx(sum(finals) / 2)
+    assert (figures.gain.mean, figures.proxy_gain.mean) == pytest.approx((0.1 * 60 / 64, 0.1 * 60 / 64))
+    assert figures.costs["seconds"] == 128
+
+
+def test_nothing_is_shown_over_an_axis_on_which_a_run_spends_nothing(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising, "tree": rising}, range(2), spend={"tree": Spend(updates=0)})
+
+    (study,) = studies(tmp_path)
+    (view,) = study.views
+    summary = summarise(view)
+
+    assert math.isnan(view.cut("updates"))
+    assert [axis.axis for axis in summary.axes] == ["nfe", "rollout-nfe", "reward-calls", "seconds"]
+    assert all("updates" not in method.hypervolume for method in summary.methods)
+    assert [note for note in study.notes if "nothing is shown over updates, since study-tree-s0 spent none" in note]
+
+
+def test_runs_of_two_base_models_without_a_suite_stand_in_figures_of_their_own(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising}, range(1), suite=False, name="one")
+    write_study(tmp_path, {"tree": rising}, range(1), suite=False, name="two")
+    path = tmp_path / "two-tree-s0" / "config.toml"
+    path.write_text(path.read_text().replace('path = ""', 'path = "another/model"'))
+
+    (study,) = studies(tmp_path)
+
+    assert sorted(view.labels for view in study.views) == [("flat",), ("tree",)]
+
+
+def test_the_noise_of_the_base_counts_once_and_only_as_the_runs_were_evaluated(tmp_path: Path) -> None:
+    # Two of three evaluations share their noise, and one of another folder drew other numbers of images
+    write_study(tmp_path, {"flat": rising}, range(2), bases=(0.5, 0.53, 0.5), suite=False)
+    write_study(tmp_path, {}, range(0), bases=(0.1,), suite=False, name="other")
+    again, fewer = (tmp_path / f"{name}" / "config.toml" for name in ("study-base-base2", "other-base-base0"))
+    again.write_text(again.read_text().replace("seed = 2", "seed = 0"))
+    fewer.write_text(fewer.read_text().replace("images = 2", "images = 1"))
+
+    (study,) = studies(tmp_path)
+    floor = summarise(study.views[0]).floor
+
+    assert floor is not None
+    assert (floor.evaluations, floor.gold) == (2, pytest.approx(0.03))
 
 
 def test_runs_of_changed_cells_are_left_out_and_told(tmp_path: Path) -> None:

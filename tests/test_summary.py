@@ -94,6 +94,23 @@ def test_a_named_contrast_without_a_finished_run_still_counts_in_the_family(tmp_
         assert math.isnan(absent.result.difference.mean)
 
 
+def test_a_baseline_without_a_finished_run_leaves_its_named_contrasts_undecided(tmp_path: Path) -> None:
+    status = {("flat", seed): ("diverged", "a NaN") for seed in range(5)}
+    write_study(
+        tmp_path / "ended", {"flat": line(0.1), "tree": line(0.2)}, range(5), contrasts=("tree",), status=status
+    )  # type: ignore[arg-type]
+    never = [("flat", seed) for seed in range(5)]
+    write_study(
+        tmp_path / "never", {"flat": line(0.1), "tree": line(0.2)}, range(5), contrasts=("tree",), missing=never
+    )
+
+    for folder in ("ended", "never"):
+        (contrast,) = summarise(only(tmp_path / folder)).contrasts
+        assert (contrast.label, contrast.baseline, contrast.primary, contrast.seeds) == ("tree", "flat", True, 0)
+        assert contrast.verdict == "too few seeds"
+        assert math.isnan(contrast.result.difference.mean)
+
+
 def test_below_five_seeds_nothing_is_better(tmp_path: Path) -> None:
     write_study(tmp_path, {"flat": line(0.1), "tree": line(0.4, 0.5)}, range(4), contrasts=("tree",))
 

@@ -9,6 +9,7 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from grpo_bench.analysis.axes import AXES, COLUMNS, Axis
 from grpo_bench.analysis.hypervolume import resample
@@ -96,7 +97,11 @@ def compare_runs(first: RunStore, second: RunStore) -> Comparison:
         second=sides[1],
         settings=_different(*configs),
         equalities=_equalities(sides, configs),
-        at_cost=tuple(_at_cost(axis, *rows) for axis in AXES if axis != "seconds" or (one.timed and other.timed)),
+        at_cost=tuple(
+            _at_cost(axis, *rows)
+            for axis in AXES
+            if (axis != "seconds" or (one.timed and other.timed)) and all(_rises(own, axis) for own in rows)
+        ),
         notes=(*_notes(one, other, *configs), WARNING),
     )
 
@@ -140,6 +145,12 @@ def _at_cost(axis: Axis, first: Sequence[Row], second: Sequence[Row]) -> AtCost:
     return AtCost(axis, cost, golds[0], golds[1])
 
 
+def _rises(rows: Sequence[Row], axis: Axis) -> bool:
+    """Whether each point had cost more than the one before: else a run is no curve over the axis."""
+    costs = [_value(row, COLUMNS[axis]) for row in rows]
+    return math.isfinite(costs[0]) and all(later > before for before, later in pairwise(costs))
+
+
 def _read(cost_K: Floats, gold_K: Floats, cost: float) -> float:
     import numpy as np
 
@@ -166,6 +177,9 @@ def _notes(one: RunRecord, other: RunRecord, first: Mapping[str, str], second: M
     ):
         if a != b:
             notes.append(f"Their {what} differ ({a}, {b}), so their figures do not belong side by side.")
+    for key, what in (("weights", "base weights"), ("prompts", "prompts")):
+        if len({record.hashes[key] for record in (one, other) if key in record.hashes}) > 1:
+            notes.append(f"Their {what} differ, so their figures do not belong side by side.")
     if _part(first, "evaluation.") != _part(second, "evaluation."):
         notes.append("They were evaluated differently, so their golds and proxies are not the same measurement.")
     if one.seed != other.seed:

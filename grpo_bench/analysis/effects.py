@@ -68,6 +68,8 @@ def effect(metric: Metric, scale: Scale, view: View, pairs: Sequence[Pair]) -> E
 
 def usable(metric: Metric, curve: Curve) -> bool:
     """Whether a finished run has the metric at all: seconds are those of runs that had their device to themselves."""
+    if metric == "updates_to_target":
+        return curve.rises("updates")
     return metric != "seconds_per_iteration" or (curve.record.timed and curve.column("iteration")[-1] > 0)
 
 
@@ -90,7 +92,7 @@ def _figure(metric: Metric, view: View, curve: Curve) -> float:
     if metric == "seconds_per_iteration":
         return float(curve.cost("seconds")[-1] / curve.column("iteration")[-1])
     if metric == "gold":
-        return float(curve.gold[-1])
+        return curve.final("gold")
     if metric == "hypervolume":
         return area(curve, "nfe", _references(view))
     return time_to_target(curve.cost("updates"), curve.gold, _target(view))

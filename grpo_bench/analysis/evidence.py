@@ -88,5 +88,7 @@ def _no_pairs(metric: Metric, best: Evidence) -> str:
     label, other = best.label, best.baseline
     if metric == "seconds_per_iteration" and not best.view.on("seconds"):
         return f"no timed runs of {label} and {other}: theirs shared their device"
+    if metric == "updates_to_target":
+        return f"no runs of {label} and {other} with a common seed whose updates grow from point to point"
     timed = "timed " if metric == "seconds_per_iteration" else ""
     return f"no {timed}runs of {label} and {other} with a common seed"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from grpo_bench.analysis.study import Curve
+    from grpo_bench.analysis.curve import Curve
 
 
 def labelled(curves: Sequence[Curve]) -> list[Curve]:
@@ -63,7 +63,8 @@ def digest(text: str) -> str:
 
 
 def scene_of(curve: Curve) -> tuple[str, ...]:
-    """What the runs of one view share."""
+    """What the runs of one view share: workload, reward, protocol; as one text, evaluation, budget and base model."""
     record = curve.record
-    grid = json.dumps([curve.config.get("evaluation"), curve.config.get("budget")], sort_keys=True, default=str)
+    kept = [curve.table("evaluation"), curve.table("budget"), curve.table("model").get("path", "")]
+    grid = json.dumps(kept, sort_keys=True, default=str)
     return record.workload, record.reward, record.protocol, grid

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -28,16 +27,12 @@ def measured_references(view: View) -> References:
     costs: dict[Axis, float] = {}
     for axis in AXES:
         ends = [float(curve.cost(axis)[-1]) for curve in runs if axis != "seconds" or curve.record.timed]
-        amount = _budget(view.curves[0]).get(axis)
-        if ends:
-            costs[axis] = float(amount) if amount else float(np.median(ends))
-    targets = gain_targets(base, [curve.gold[-1] for curve in runs])
+        amount = view.curves[0].table("budget").get(axis)
+        cost = amount if isinstance(amount, int | float) else float(np.median(ends or [0.0]))
+        if ends and cost > 0:
+            costs[axis] = float(cost)
+    targets = gain_targets(base, [curve.final("gold") for curve in runs])
     return References(base=base, best=best, costs=costs, targets=targets if targets["90"] > base else {})
-
-
-def _budget(curve: Curve) -> Mapping[str, float]:
-    budget = curve.config.get("budget")
-    return budget if isinstance(budget, dict) else {}
 
 
 def at_cost(curve: Curve, axis: Axis, cost: float) -> float:

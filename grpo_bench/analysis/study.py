@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from grpo_bench.analysis.axes import AXES, COLUMNS, Axis
+from grpo_bench.analysis.axes import AXES, Axis
+from grpo_bench.analysis.curve import Config, Curve, Floats, Part
 from grpo_bench.analysis.labels import digest, labelled, scene_of
 from grpo_bench.errors import UserError
 from grpo_bench.store.reader import Runs, read_runs
@@ -25,64 +22,10 @@ from grpo_bench.store.suite import CellRecord, References, SuiteRecord, read_sui
 if TYPE_CHECKING:
     import pandas as pd
 
-Floats = npt.NDArray[np.float64]
-Part = Literal["main", "tuning", "base"]
-Config = Mapping[str, object]
+__all__ = ["BASELINE", "Config", "Curve", "Floats", "Part", "Study", "View", "result_folders", "studies", "studies_of"]
 
 BASELINE = "flat"
 """Compared with where no suite names another."""
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """One run and its points."""
-
-    label: str
-    """What the suite calls its cell; without a suite, the method's name and whatever sets it apart."""
-    part: Part
-    """A reported run, one of another learning rate on a tuning seed, or the base evaluated with other noise."""
-    factor: float
-    """Its learning rate over the shared one."""
-    record: RunRecord
-    folder: Path
-    config: Config
-    """config.toml as it stands."""
-    points: pd.DataFrame
-    """Its points in order; empty where it ended before the first."""
-
-    @property
-    def seed(self) -> int:
-        """The run's seed, by which methods are paired."""
-        return self.record.seed
-
-    @property
-    def method(self) -> str:
-        """The method's registered name, which is what a colour belongs to."""
-        return self.record.method
-
-    def column(self, name: str) -> Floats:
-        """(K,) one column of its points.
-
-        Raises:
-            KeyError: its points have none of that name.
-        """
-        if name not in self._columns:
-            self._columns[name] = self.points[name].to_numpy(dtype=np.float64)
-        return self._columns[name]
-
-    @cached_property
-    def _columns(self) -> dict[str, Floats]:
-        """Columns asked for so far: a figure asks for few of them, and for those many times."""
-        return {}
-
-    def cost(self, axis: Axis) -> Floats:
-        """(K,) what had been spent on an axis at each point."""
-        return self.column(COLUMNS[axis])
-
-    @cached_property
-    def gold(self) -> Floats:
-        """(K,) the judge of truth's score at each point."""
-        return self.column("gold")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +39,7 @@ class View:
     protocol: Literal["controlled", "paper"]
     tier: str
     baseline: str
-    """The label that differences are taken against; empty where the view has no such label."""
+    """The label that differences are taken against; empty where the view has no such label and no primary contrast."""
     primary: tuple[str, ...]
     """Labels of the primary contrasts, named before anything ran; all else is exploratory."""
     curves: tuple[Curve, ...]
@@ -137,13 +80,21 @@ class View:
         """The finished runs that an axis may show: over seconds, those that had their device to themselves."""
         return tuple(curve for curve in self.curves if axis != "seconds" or curve.record.timed)
 
+    def stalled(self, axis: Axis) -> tuple[Curve, ...]:
+        """The runs that spent nothing on an axis between two of their points: over it they are no curves."""
+        return tuple(curve for curve in self.on(axis) if not curve.rises(axis))
+
     def cut(self, axis: Axis) -> float:
-        """Where a view over an axis ends: the smallest maximum of the runs in it; NaN where there is none."""
+        """Where a view over an axis ends: the smallest maximum of the runs in it.
+
+        NaN where there is none, and where one of them has no curve over the axis (`stalled`).
+        """
         return self._cuts[axis]
 
     @cached_property
     def _cuts(self) -> dict[Axis, float]:
-        return {axis: min((float(curve.cost(axis)[-1]) for curve in self.on(axis)), default=math.nan) for axis in AXES}
+        ends = {axis: () if self.stalled(axis) else self.on(axis) for axis in AXES}
+        return {axis: min((float(curve.cost(axis)[-1]) for curve in ends[axis]), default=math.nan) for axis in AXES}
 
     def method(self, label: str) -> str:
         """The method behind a label, whose colour it has."""
@@ -151,7 +102,7 @@ class View:
 
     def median(self, label: str) -> Curve:
         """The run of a label whose final gold is the median of its seeds' (the lower of two)."""
-        runs = sorted(self.of(label), key=lambda curve: (float(curve.gold[-1]), curve.seed))
+        runs = sorted(self.of(label), key=lambda curve: (curve.final("gold"), curve.seed))
         return runs[(len(runs) - 1) // 2]
 
 
@@ -211,19 +162,22 @@ def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord
         UserError: runs that may not be compared are in one suite.
     """
     frames = dict(tuple(runs.points.groupby("run", sort=False)))
-    records = {record.run: record for record in runs.records}
+    configs = {record.run: _config(runs.configs.get(record.run, "")) for record in runs.records}
+    records = {record.run: record for record in runs.records if configs[record.run]}
+    skipped = (*runs.skipped, *(f"{run} {_NO_CONFIG}" for run, config in configs.items() if not config))
     suites, used = [], set[str]()
     for suite in records_of_suites:
         cells = {cell.run: cell for cell in suite.cells}
         used |= set(cells)
         curves = [
-            _curve(folder, records[run], runs, frames.get(run), (cell.label, cell.part, cell.factor))
+            _curve(folder, records[run], configs[run], frames.get(run), (cell.label, cell.part, cell.factor))
             for run, cell in cells.items()
             if run in records
         ]
         missing = tuple(cell for cell in suite.cells if cell.run not in records)
         views = _views(curves, suite)
-        suites.append(Study(suite.suite, suite.title, folder, suite, views, missing, runs.skipped))
+        notes = (*skipped, *_not_over(views))
+        suites.append(Study(suite.suite, suite.title, folder, suite, views, missing, notes))
     rest = [record for run, record in records.items() if run not in used]
     if suites:
         if not rest:
@@ -233,14 +187,36 @@ def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord
         )
         first = suites[0]
         return (replace(first, notes=(*first.notes, note)), *suites[1:])
-    curves = labelled([_curve(folder, record, runs, frames.get(record.run)) for record in rest])
-    return (Study(folder.name, folder.name, folder, None, _views(curves, None), (), runs.skipped),)
+    curves = labelled([_curve(folder, record, configs[record.run], frames.get(record.run)) for record in rest])
+    views = _views(curves, None)
+    return (Study(folder.name, folder.name, folder, None, views, (), (*skipped, *_not_over(views))),)
+
+
+_NO_CONFIG = "is not a whole run, its config.toml cannot be read: delete the folder, or start the run again"
+
+
+def _config(text: str) -> Config:
+    """config.toml; empty where it is missing or damaged."""
+    try:
+        return tomllib.loads(text)
+    except ValueError:
+        return {}
+
+
+def _not_over(views: Iterable[View]) -> tuple[str, ...]:
+    """A sentence for each axis that nothing is shown over, because a run has no curve over it."""
+    return tuple(
+        f"{view.name}: nothing is shown over {axis}, since {stalled[0].record.run} spent none between two of its points"
+        for view in views
+        for axis in AXES
+        if (stalled := view.stalled(axis))
+    )
 
 
 def _curve(
     folder: Path,
     record: RunRecord,
-    runs: Runs,
+    config: Config,
     points: pd.DataFrame | None,
     cell: tuple[str, Part, float] | None = None,
 ) -> Curve:
@@ -248,10 +224,6 @@ def _curve(
     import pandas as pd
 
     frame = pd.DataFrame() if points is None else points.dropna(axis=1, how="all").reset_index(drop=True)
-    try:
-        config = tomllib.loads(runs.configs.get(record.run, ""))
-    except ValueError:
-        config = {}
     label, part, factor = cell or (record.method, _part(record, frame), 1.0)
     return Curve(label, part, factor, record, folder / record.run, config, frame)
 
@@ -282,18 +254,18 @@ def _views(curves: Sequence[Curve], suite: SuiteRecord | None) -> tuple[View, ..
         if not main:
             continue
         suffix = f"-{digest(scene[3])}" if shared[scene[:3]] > 1 else ""
-        bases = [curve for curve in curves if curve.part == "base" and scene_of(curve)[:2] == scene[:2]]
         name = "-".join(scene[:3]).replace(",", "+").replace(":", "-") + suffix
-        views.append(_view(name, [*found, *bases], main, suite))
+        views.append(_view(name, [*found, *_bases(curves, main[0])], main, suite))
     return tuple(sorted(views, key=lambda view: view.protocol))
 
 
 def _view(name: str, found: Sequence[Curve], main: Sequence[Curve], suite: SuiteRecord | None) -> View:
     record = main[0].record
-    done = sorted((curve for curve in main if _finished(curve)), key=lambda curve: curve.seed)
+    done = sorted((curve for curve in main if not curve.unfinished), key=lambda curve: curve.seed)
     order = {label: place for place, label in enumerate(dict.fromkeys(curve.label for curve in main))}
     done.sort(key=lambda curve: order[curve.label])
     labels = {curve.label for curve in main}
+    primary = _primary(suite, record) if suite else ()
     flats = [label for label in labels if label.split("(")[0] == BASELINE]
     baseline = suite.baseline if suite else flats[0] if len(flats) == 1 else ""
     return View(
@@ -302,15 +274,30 @@ def _view(name: str, found: Sequence[Curve], main: Sequence[Curve], suite: Suite
         reward=record.reward,
         protocol=record.protocol,
         tier=record.tier,
-        baseline=baseline if baseline in labels else "",
-        primary=_primary(suite, record) if suite else (),
+        baseline=baseline if baseline in labels or primary else "",
+        primary=primary,
         curves=tuple(done),
-        unfinished=tuple(curve for curve in main if not _finished(curve)),
-        bases=tuple(curve for curve in found if curve.part == "base" and len(curve.points) > 0),
-        tuning=tuple(curve for curve in found if curve.part == "tuning" and _finished(curve)),
+        unfinished=tuple(curve for curve in main if curve.unfinished),
+        bases=tuple(curve for curve in found if curve.part == "base"),
+        tuning=tuple(curve for curve in found if curve.part == "tuning" and not curve.unfinished),
         references=suite.references.get(f"{record.workload}/{record.reward}") if suite else None,
         gold_is_proxy=record.gold_is_proxy,
     )
+
+
+def _bases(curves: Iterable[Curve], like: Curve) -> list[Curve]:
+    """Evaluations of a run's base as the run was evaluated, one for each noise: the same noise again says nothing."""
+    found: dict[object, Curve] = {}
+    for curve in curves:
+        same = curve.part == "base" and _evaluation(curve) == _evaluation(like)
+        if same and "gold" in curve.points and math.isfinite(curve.gold[0]):
+            found.setdefault(curve.table("evaluation").get("seed"), curve)
+    return list(found.values())
+
+
+def _evaluation(curve: Curve) -> tuple[object, ...]:
+    evaluation = {key: value for key, value in curve.table("evaluation").items() if key not in ("seed", "every")}
+    return curve.record.workload, curve.record.reward, curve.table("model").get("path"), evaluation
 
 
 def _primary(suite: SuiteRecord, record: RunRecord) -> tuple[str, ...]:
@@ -318,10 +305,6 @@ def _primary(suite: SuiteRecord, record: RunRecord) -> tuple[str, ...]:
     scene = (record.workload, record.reward, record.protocol)
     named = {cell.label for cell in suite.cells if (cell.workload, cell.reward, cell.protocol) == scene}
     return tuple(label for label in suite.contrasts if label in named)
-
-
-def _finished(curve: Curve) -> bool:
-    return curve.record.status == "done" and len(curve.points) > 1
 
 
 def _one_rules_version(curves: Iterable[Curve]) -> None:
@@ -339,11 +322,11 @@ def _one_rules_version(curves: Iterable[Curve]) -> None:
 def _one_grid(curves: Sequence[Curve]) -> None:
     grids: dict[str, Curve] = {}
     for curve in curves:
-        key = ("evaluation", "budget")
-        grids.setdefault(json.dumps([curve.config.get(part) for part in key], sort_keys=True, default=str), curve)
+        grids.setdefault(scene_of(curve)[3], curve)
     if len(grids) > 1:
         first, second = list(grids.values())[:2]
         raise UserError(
-            f"{first.label} and {second.label} were evaluated on different grids or budgets ({first.record.run}, "
-            f"{second.record.run}), so they cannot stand in one figure; give the suite one [evaluation] and [budget]"
+            f"{first.label} and {second.label} were evaluated on different grids or budgets, or start from different "
+            f"models ({first.record.run}, {second.record.run}), so they cannot stand in one figure; give the suite one "
+            "[evaluation], [budget] and model"
         )

@@ -173,7 +173,7 @@ def summarise(view: View) -> ViewSummary:
         axes=tuple(_axis(view, axis) for axis in AXES if not math.isnan(view.cut(axis))),
         tuning=_tuning(view),
         ended=tuple(
-            Ended(curve.record.run, curve.label, curve.seed, curve.record.status, curve.record.reason)
+            Ended(curve.record.run, curve.label, curve.seed, curve.record.status, _reason(curve))
             for curve in view.unfinished
         ),
     )
@@ -189,9 +189,9 @@ def to_json(summary: ViewSummary) -> dict[str, object]:
 
 def _method(view: View, label: str, references: References, floor: NoiseFloor | None) -> MethodSummary:
     curves = view.of(label)
-    gain = t_interval([curve.gold[-1] - curve.gold[0] for curve in curves])
+    gain = t_interval([_gain(curve) for curve in curves])
     on = {axis: [curve for curve in view.on(axis) if curve.label == label] for axis in AXES}
-    axes = [axis for axis in AXES if on[axis]]
+    axes = [axis for axis in AXES if on[axis] and not math.isnan(view.cut(axis))]
     own_at = {axis: {curve.seed: at_cost(curve, axis, view.cut(axis)) for curve in on[axis]} for axis in axes}
     rivals = {axis: [curve for curve in view.on(axis) if curve.label == view.baseline != label] for axis in axes}
     areas = {axis: {curve.seed: area(curve, axis, references) for curve in on[axis]} for axis in axes}
@@ -200,9 +200,9 @@ def _method(view: View, label: str, references: References, floor: NoiseFloor | 
         method=view.method(label),
         seeds=tuple(curve.seed for curve in curves),
         base=float(np.mean([curve.gold[0] for curve in curves])),
-        gold=t_interval([curve.gold[-1] for curve in curves]),
+        gold=t_interval([curve.final("gold") for curve in curves]),
         gain=gain,
-        proxy_gain=t_interval([curve.column("proxy")[-1] - curve.column("proxy")[0] for curve in curves]),
+        proxy_gain=t_interval([_gain(curve, "proxy") for curve in curves]),
         learned=_learned(gain, floor),
         gold_at={axis: t_interval(list(own_at[axis].values())) for axis in axes},
         difference_at={
@@ -223,6 +223,15 @@ def _method(view: View, label: str, references: References, floor: NoiseFloor | 
         costs=_costs(curves),
         median_run=view.median(label).record.run,
     )
+
+
+def _gain(curve: Curve, column: str = "gold") -> float:
+    return curve.final(column) - float(curve.column(column)[0])
+
+
+def _reason(curve: Curve) -> str:
+    """Why a run is in no mean, where its status does not say it."""
+    return "" if curve.unfinished == curve.record.status else curve.unfinished
 
 
 def _learned(gain: Estimate, floor: NoiseFloor | None) -> Learned:
@@ -262,14 +271,14 @@ _COUNTERS = {
 
 def _contrasts(view: View) -> tuple[Contrast, ...]:
     """Differences from the baseline in final gold, by seed; Holm's p over the primary ones decides those."""
-    if not view.baseline or not view.of(view.baseline):
+    if not view.baseline:
         return ()
     primary = view.primary
     others = [*primary, *(label for label in view.labels if label not in (view.baseline, *primary))]
-    base = {curve.seed: float(curve.gold[-1]) for curve in view.of(view.baseline)}
+    base = {curve.seed: curve.final("gold") for curve in view.of(view.baseline)}
     found: dict[str, tuple[int, Paired]] = {}
     for label in others:
-        own = {curve.seed: float(curve.gold[-1]) for curve in view.of(label)}
+        own = {curve.seed: curve.final("gold") for curve in view.of(label)}
         seeds = sorted(own.keys() & base.keys())
         family = len(primary) if label in primary else 1
         pair = paired([own[seed] for seed in seeds], [base[seed] for seed in seeds], family=family)
@@ -356,7 +365,7 @@ def _tuning(view: View) -> tuple[Tuned, ...]:
         Tuned(
             label,
             factor,
-            t_interval([c.gold[-1] - c.gold[0] for c in view.retuned if (c.label, c.factor) == (label, factor)]),
+            t_interval([_gain(c) for c in view.retuned if (c.label, c.factor) == (label, factor)]),
         )
         for label, factor in sorted(keys)
     )
