@@ -14,10 +14,11 @@ from pathlib import Path
 
 import jinja2
 
+from grpo_bench.analysis.axes import Axis
 from grpo_bench.analysis.claims import judge, read_claims
 from grpo_bench.analysis.coverage import measured_coverage
-from grpo_bench.analysis.statistics import Estimate, paired, t_interval
-from grpo_bench.analysis.study import Study, studies
+from grpo_bench.analysis.statistics import Estimate, Paired, paired, t_interval
+from grpo_bench.analysis.study import Curve, Study, View, studies
 from grpo_bench.analysis.summary import ViewSummary, summarise
 
 ROOT = Path(__file__).parent.parent
@@ -57,11 +58,19 @@ def render(reference: Path = REFERENCE) -> str:
         timed=summary(timed, "controlled"),
         claims=judge(read_claims().claim, list(folder.values())),
         coverage=measured_coverage,
-        between=lambda one, other: between(main, one, other),
+        between=lambda one, other: pair(main, one, other).difference,
+        correlation=lambda one, other: pair(main, one, other).correlation,
+        place=lambda label, axis: place(controlled, label, axis),
+        setting=lambda label, key: of(main, label)[0].table("method")[key],
         tuning={factor: ranking(controlled, factor) for factor in sorted({row.factor for row in controlled.tuning})},
         gap=lambda label: gap(main, label),
         tuned=lambda label, factor: next(
             row.gain.mean for row in controlled.tuning if row.label == label and round(row.factor, 2) == factor
+        ),
+        each=lambda label, factor: sorted(
+            curve.final("gold") - curve.gold[0]
+            for curve in controlled_view(main).tuning
+            if curve.label == label and round(curve.factor, 2) == factor
         ),
     )
 
@@ -71,20 +80,34 @@ def summary(study: Study, protocol: str) -> ViewSummary:
     return next(summarise(view) for view in study.views if view.protocol == protocol)
 
 
-def between(study: Study, one: str, other: str) -> Estimate:
-    """An exploratory difference in final gold between two labels, on the seeds that both have."""
-    view = next(view for view in study.views if view.protocol == "controlled")
-    finals = [{curve.seed: curve.final("gold") for curve in view.of(label)} for label in (one, other)]
+def controlled_view(study: Study) -> View:
+    """The study's runs under equal settings."""
+    return next(view for view in study.views if view.protocol == "controlled")
+
+
+def of(study: Study, label: str) -> tuple[Curve, ...]:
+    """A label's runs under equal settings."""
+    return controlled_view(study).of(label)
+
+
+def pair(study: Study, one: str, other: str) -> Paired:
+    """Two labels' final gold, on the seeds that both have: exploratory."""
+    finals = [{curve.seed: curve.final("gold") for curve in of(study, label)} for label in (one, other)]
     seeds = sorted(finals[0].keys() & finals[1].keys())
-    return paired(*([final[seed] for seed in seeds] for final in finals)).difference
+    return paired(*([final[seed] for seed in seeds] for final in finals))
+
+
+def place(summary: ViewSummary, label: str, axis: Axis) -> int:
+    """A label's place by mean gold where the view over an axis is cut."""
+    ranked = sorted(summary.methods, key=lambda method: -method.gold_at[axis].mean)
+    return 1 + [method.label for method in ranked].index(label)
 
 
 def gap(study: Study, label: str) -> Estimate:
     """How much more a label's proxy rose than its gold."""
-    view = next(view for view in study.views if view.protocol == "controlled")
     rises = [
         (curve.final("proxy") - curve.column("proxy")[0]) - (curve.final("gold") - curve.gold[0])
-        for curve in view.of(label)
+        for curve in of(study, label)
     ]
     return t_interval(rises)
 

@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
+from scipy import stats
 
 from grpo_bench.analysis.plots import DATA, plot_data, save_data, view_folder
 from grpo_bench.analysis.reading import measured_references
@@ -30,6 +32,31 @@ def findings() -> ModuleType:
 
 def test_the_page_of_findings_is_what_the_points_give(findings: ModuleType) -> None:
     assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == findings.render()
+
+
+def test_the_primary_contrasts_are_what_pandas_and_scipy_alone_make_of_the_points() -> None:
+    folder = REFERENCE / "shapes"
+    suite = json.loads((folder / "shapes.suite.json").read_text(encoding="utf-8"))
+    gold: dict[str, dict[int, float]] = {}
+    for cell in suite["cells"]:
+        if cell["part"] == "main":
+            points = pd.read_parquet(folder / cell["run"] / "points.parquet")
+            gold.setdefault(cell["label"], {})[cell["seed"]] = float(points["gold"].iloc[-1])
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    seeds = range(10)
+    flat = [gold["flat"][seed] for seed in seeds]
+    tests = {label: stats.ttest_rel([gold[label][seed] for seed in seeds], flat) for label in suite["contrasts"]}
+    largest = 0.0
+    for steps, label in zip((4, 3, 2, 1), sorted(tests, key=lambda label: tests[label].pvalue), strict=True):
+        largest = max(largest, min(1.0, steps * tests[label].pvalue))
+        own = [gold[label][seed] for seed in seeds]
+        mean = sum(a - b for a, b in zip(own, flat, strict=True)) / len(seeds)
+        near, wide = (tests[label].confidence_interval(level) for level in (0.95, 1 - 0.05 / 4))
+        row = (
+            f"| `{label}` | {mean:+.3f} ({near.low:+.3f} to {near.high:+.3f}) | {wide.low:+.3f} to {wide.high:+.3f} "
+            f"| {largest:.2g} |"
+        )
+        assert row in page
 
 
 def test_the_template_holds_no_figure_of_its_own() -> None:
