@@ -130,6 +130,7 @@ def test_the_noise_floor_is_the_largest_difference_between_evaluations_of_the_ba
     gold, share = noise_floor([0.50, 0.53, 0.49, 0.51], base=0.5, best=0.9)
 
     assert gold == pytest.approx(0.04) and share == pytest.approx(0.1)
+    assert noise_floor([0.50, 0.53], base=0.5, best=0.9) == pytest.approx((0.03, 0.075))
 
 
 @pytest.mark.parametrize("values", [[], [0.5]])

@@ -116,19 +116,20 @@ def test_the_permutation_p_is_that_of_all_sign_flips() -> None:
     assert found.permutation_floor == 2 / 64
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10, 13])
 def test_the_permutation_p_reaches_its_floor_and_no_further(seeds: int) -> None:
     found = paired(np.arange(seeds) + 100.0, np.zeros(seeds))
 
     assert found.permutation_p == found.permutation_floor == 2 / 2**seeds
 
 
-def test_many_seeds_draw_permutations_and_say_so_in_the_floor() -> None:
-    values = np.arange(20) + 100.0
-    found = paired(values, np.zeros(20))
+@pytest.mark.parametrize("seeds", [14, 20])
+def test_many_seeds_draw_permutations_and_say_so_in_the_floor(seeds: int) -> None:
+    values = np.arange(seeds) + 100.0
+    found = paired(values, np.zeros(seeds))
 
     assert found.permutation_p == found.permutation_floor == pytest.approx(2 / 10_000)
-    assert paired(values, np.zeros(20)) == found
+    assert paired(values, np.zeros(seeds)) == found
 
 
 def test_a_method_that_equals_its_baseline_is_not_different() -> None:
@@ -155,8 +156,20 @@ def test_below_two_seeds_nothing_is_tested(seeds: int) -> None:
     assert found.difference.n == seeds
 
 
+def test_a_spread_far_below_the_values_but_above_rounding_is_tested() -> None:
+    # Differences 0, 1e-9 and 2e-9: t = sqrt(3) with 2 degrees of freedom, of which 1 - t / sqrt(2 + t^2) lies outside.
+    found = paired([1.0, 2.0 + 1e-9, 3.0 + 2e-9], [1.0, 2.0, 3.0])
+
+    assert found.p == pytest.approx(1 - math.sqrt(3 / 5), rel=1e-5)
+
+
 def test_a_baseline_without_spread_has_no_correlation() -> None:
     assert math.isnan(paired([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]).correlation)
+
+
+def test_two_seeds_always_lie_on_a_line_and_so_have_no_correlation() -> None:
+    assert math.isnan(paired([1.0, 2.0], [1.0, 5.0]).correlation)
+    assert paired([1.0, 2.0, 3.0], [1.0, 5.0, 9.0]).correlation == pytest.approx(1)
 
 
 def test_unpaired_seeds_are_refused() -> None:
@@ -237,6 +250,7 @@ def test_a_stratified_bootstrap_repeats_itself_and_obeys_its_seed() -> None:
 
     assert stratified_bootstrap(scores, interquartile_mean, resamples=200) == first
     assert stratified_bootstrap(scores, interquartile_mean, resamples=200, seed=1) != first
+    assert stratified_bootstrap(scores, interquartile_mean, resamples=201) != first
 
 
 @pytest.mark.parametrize(
@@ -245,6 +259,11 @@ def test_a_stratified_bootstrap_repeats_itself_and_obeys_its_seed() -> None:
 def test_an_aggregate_of_too_little_is_refused(workloads: int, seeds: int, words: str) -> None:
     with pytest.raises(UserError, match=words):
         stratified_bootstrap([np.arange(seeds, dtype=float)] * workloads, interquartile_mean)
+
+
+def test_one_workload_with_too_few_seeds_is_enough_to_refuse() -> None:
+    with pytest.raises(UserError, match="at least 10 seeds on each, and one has 9"):
+        stratified_bootstrap([np.arange(seeds, dtype=float) for seeds in (10, 9, 10, 10)], interquartile_mean)
 
 
 def test_an_aggregate_with_a_diverged_run_is_nan() -> None:
