@@ -254,6 +254,26 @@ def test_no_width_makes_the_page_scroll_sideways(page: Chrome, width: int, repor
     assert page.execute_script(HIDDEN_BY_LAYOUT) == []
 
 
+def test_print_fits_the_paper(page: Chrome, browser: Chrome) -> None:
+    width = "return document.querySelector('.pareto svg.main-svg').getBoundingClientRect().width"
+    on_screen = page.execute_script(width)
+
+    page.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+
+    assert page.execute_script(width) == 680 < on_screen  # the page behind a figure is no measure of the paper
+
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    size = "return parseFloat(getComputedStyle(document.querySelector(arguments[0])).fontSize)"
+    assert page.execute_script(size, ".data td small") < page.execute_script(size, ".data td")
+    # a head with boxes in it is not repeated where its table goes on to another page
+    assert find(page, ".data thead button").value_of_css_property("display") == "contents"
+
+    chromium.appear(page)
+    page.execute_script("window.dispatchEvent(new Event('afterprint'))")
+
+    assert page.execute_script(width) == on_screen
+
+
 def test_print_is_on_white(page: Chrome) -> None:
     chromium.appear(page, scheme="dark")
     page.execute_script("window.dispatchEvent(new Event('beforeprint'))")

@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 from studies import Spend, write_study
 
+from grpo_bench.analysis.claims import read_claims
 from grpo_bench.analysis.panels import first_middle_last
 from grpo_bench.analysis.report.figures import _CONTRAST, _DARK, _luminance, dark
 from grpo_bench.analysis.report.images import data_uri, gallery
@@ -110,6 +111,51 @@ def test_failures_and_missing_cells_are_shown(report: tuple[str, Text]) -> None:
     assert "Cells of the suite that have no run yet: 1" in text
 
 
+def test_a_contrasts_verdict_stands_beside_its_name(report: tuple[str, Text]) -> None:
+    table = report[0].split("Differences from flat in gold at the full budget</span>")[1].split("</table>")[0]
+    read = Text()
+    read.feed(table)
+
+    assert read.text.startswith("method verdict seeds difference")  # at the other end it would lie outside a screen
+    assert "tree better primary 5 +0.100" in read.text
+    assert "nft exploratory" in read.text
+
+
+def test_every_published_claim_is_shown_with_its_verdict_where_one_can_be_judged(
+    report: tuple[str, Text], tmp_path: Path
+) -> None:
+    shown = report[1].text.split("Published claims")[-1]
+
+    assert [claim.id for claim in read_claims().claim if claim.id not in shown] == []
+    # Final gold of 0.7 + ... against 0.6 + ...: ratios of 1.15 to 1.18, from runs of another tier and protocol.
+    assert "No verdict here is about a claim itself" in shown
+    assert "tree-dominates-pareto same direction at tier tiny" in shown
+    assert "branch-mix-4.7x no runs" in shown
+    assert "tree against flat, 5 paired seeds of study, tier tiny, controlled." in shown
+
+    alone = write_study(tmp_path, {"flat": line(0.6)})
+
+    assert "Published claims" not in page(alone)[1].text
+
+
+def test_an_axis_that_is_not_offered_has_its_own_reason(tmp_path: Path) -> None:
+    write_study(tmp_path, LABELS, range(2), spend={"tree": Spend(updates=0)}, timed=False)
+
+    text = page(tmp_path)[1].text
+
+    assert "No view over seconds: all runs shared their machine" in text
+    assert "No view over updates: a run spent none between two of its points." in text
+
+
+def test_without_a_script_nothing_dead_is_shown(report: tuple[str, Text]) -> None:
+    figures = report[0].split('<div class="figures"')[1].split("<h3>Methods</h3>")[0]
+    before, live = figures.split('<div class="live" hidden>')
+
+    assert "every table on this page is complete without it" in before
+    assert not re.search("<(form|select|table|figure|input)", before)
+    assert all(f"<{part}" in live for part in ("form", "select", "table", "figure", "input"))
+
+
 def test_both_rankings_of_the_learning_rates_are_shown(report: tuple[str, Text]) -> None:
     assert "all at the shared rate" in report[1].text
     # tree's tuning curve is that of seed 0, which ends at 0.7 - 2 x 0.017, and 0.05 more at three times the rate
@@ -162,7 +208,7 @@ def test_below_five_seeds_the_word_better_is_not_used(tmp_path: Path) -> None:
 
     text = page(tmp_path)[1].text
 
-    assert "better" not in text
+    assert "better" not in text.split("Published claims")[0]  # which are quoted
     assert "gold at the full budget over 4 common seeds, too few for a verdict (5 are needed)" in text
     assert "there is no noise floor to hold a gain against" in text.replace("that there", "there")
 
@@ -173,7 +219,7 @@ def test_without_named_contrasts_every_difference_is_exploratory(tmp_path: Path)
     text = page(tmp_path)[1].text
 
     assert "No contrast was named before the runs: every difference from flat is exploratory" in text
-    assert "better" not in text
+    assert "better" not in text.split("Published claims")[0]
 
 
 def test_one_seed_one_method_and_no_finished_run_are_sentences(tmp_path: Path) -> None:

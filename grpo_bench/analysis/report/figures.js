@@ -3,6 +3,8 @@
 
 const LIGHT = { ink: "#1d1f23", quiet: "#5c6370", rule: "#d9dce1", ground: "#ffffff" };
 const DARK = { ink: "#e6e7ea", quiet: "#a0a6b1", rule: "#363a42", ground: "#16181c" };
+// Of a sheet of A4 or letter paper, within its margins; a figure knows nothing of the paper's width.
+const PAPER = { ...LIGHT, width: 680 };
 
 function escaped(text) {
   return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -97,6 +99,8 @@ function layout(node, view, state, table, theme, title, base) {
     if (view.floor) shapes.push({ ...floor, y0: base - view.floor, y1: base + view.floor, fillcolor: translucent(theme.quiet, 0.18) });
   }
   return {
+    autosize: true,
+    width: theme.width,
     font: { family: "system-ui, sans-serif", size: 12, color: theme.ink },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",

@@ -61,6 +61,7 @@ class _Row:
     alt: str
     prompts: tuple[str, ...]
     images_PHWC: Images
+    untrained: bool = False
 
 
 def gallery(view: View, most_bytes: int) -> Gallery:
@@ -95,14 +96,14 @@ def _rows(label: str, seed: int, shown: Sequence[Panel]) -> list[_Row]:
     for place, panel in enumerate(shown):
         prompts = tuple(clean(prompt, 200) for prompt in panel.prompts)
         name = "first point" if place == 0 else "last point" if panel is shown[-1] else "middle point"
-        when = f"{name}, {panel.iteration} iterations"
-        rows.append(_Row(label, when, f"{label}, seed {seed}, {when}", prompts, panel.images_PIHWC[:, 0]))
+        when = f"seed {seed}, {name}, {panel.iteration} iterations"
+        rows.append(_Row(label, when, f"{label}, {when}", prompts, panel.images_PIHWC[:, 0], panel.iteration == 0))
     return rows
 
 
 def _base_once(rows: list[_Row]) -> list[_Row]:
     """Every label's first point is the same untrained base under the same noise: then it is shown once, on top."""
-    first = [row for row in rows if row.when.startswith("first point, 0 ")]
+    first = [row for row in rows if row.untrained]
     if len(first) < 2 or not all(np.array_equal(row.images_PHWC, first[0].images_PHWC) for row in first):
         return rows
     base = first[0]

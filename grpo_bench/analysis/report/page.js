@@ -57,6 +57,7 @@ class Figures {
     this.name = root.dataset.view;
     this.state = { axis: view.axes[0].column, ratio: 1, ratioText: "1", quantity: "gold", hidden: new Set(), chosen: -1 };
     this.state.chosen = ranking(view, resample(view, this.state.axis, 1, "gold"))[0].label;
+    root.querySelector(".live").hidden = false; // without a script there is nothing to control
     this.addAxes();
     this.addChoices();
     this.addLegend();
@@ -153,7 +154,8 @@ class Figures {
 const night = window.matchMedia("(prefers-color-scheme: dark)");
 let printing = false;
 function themeNow() {
-  return night.matches && !printing ? DARK : LIGHT;
+  if (printing) return PAPER;
+  return night.matches ? DARK : LIGHT;
 }
 
 const VIEWS = JSON.parse(document.getElementById("report-data").textContent);

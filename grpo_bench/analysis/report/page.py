@@ -17,6 +17,7 @@ from markupsafe import Markup
 from grpo_bench import __version__
 from grpo_bench.analysis.axes import AXES
 from grpo_bench.analysis.report import fairness, origin, tables, verdict
+from grpo_bench.analysis.report.claimed import claims
 from grpo_bench.analysis.report.figures import Json, dark, ink_classes, styles, view_data
 from grpo_bench.analysis.report.images import MOST_BYTES, Gallery, gallery
 from grpo_bench.analysis.report.words import Table, amount, clean
@@ -95,6 +96,7 @@ def render(found: Sequence[Study]) -> str:
     return template.render(
         title="; ".join(part.title for part in parts),
         studies=parts,
+        claims=claims(found),
         notes=origin.notes(found),
         definitions=tables.DEFINITIONS,
         version=__version__,

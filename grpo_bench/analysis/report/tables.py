@@ -13,6 +13,7 @@ from grpo_bench.analysis.report.words import (
     Table,
     amount,
     change,
+    correlation,
     estimate,
     finite,
     number,
@@ -94,7 +95,11 @@ def contrasts(summary: ViewSummary) -> Table:
     """Every difference from the baseline with all that decides it; the primary ones first."""
     heads = (
         Head("method", numeric=False),
-        Head("kind", "Primary: named before the runs", numeric=False),
+        Head(
+            "verdict",
+            "Of a primary contrast, named before the runs, by Holm's p; all else is exploratory",
+            numeric=False,
+        ),
         Head("seeds", "Seeds that both have"),
         Head("difference", "Mean over seeds of final gold less the baseline's"),
         Head("95% interval", "Unadjusted, of the paired difference"),
@@ -102,7 +107,6 @@ def contrasts(summary: ViewSummary) -> Table:
         Head("Holm's p", "Paired t-test, adjusted over the primary contrasts: it decides; below it, unadjusted"),
         Head("permutation p", "Sign flips; below it, the least it can be with so many seeds"),
         Head("correlation", "Of the two over seeds: what the pairing bought"),
-        Head("verdict", numeric=False),
     )
     rows = []
     for one in summary.contrasts:
@@ -111,7 +115,7 @@ def contrasts(summary: ViewSummary) -> Table:
         rows.append(
             (
                 Cell(one.label),
-                Cell("primary" if one.primary else "exploratory"),
+                Cell(one.verdict, "primary" if one.primary else ""),
                 number(one.seeds, str(one.seeds)),
                 number(pair.difference.mean, change(pair.difference.mean)),
                 Cell(span(pair.difference.low, pair.difference.high, signed=True) or NOTHING, "",
@@ -119,8 +123,7 @@ def contrasts(summary: ViewSummary) -> Table:
                 Cell(span(*pair.bonferroni, signed=True) if one.primary else NOTHING, "", finite(pair.bonferroni[0])),
                 Cell(p_value(one.holm_p), f"unadjusted {p_value(pair.p)}", finite(one.holm_p)),
                 Cell(p_value(pair.permutation_p), f"floor {p_value(floor)}", finite(pair.permutation_p)),
-                number(pair.correlation, f"{pair.correlation:.2f}" if math.isfinite(pair.correlation) else NOTHING),
-                Cell(one.verdict),
+                number(pair.correlation, correlation(pair.correlation)),
             )
         )  # fmt: skip
     return Table(f"Differences from {summary.baseline} in gold at the full budget", heads, tuple(rows))
@@ -205,7 +208,7 @@ def tuning(summary: ViewSummary) -> tuple[Table, Table] | None:
         )
         for label in labels
     )  # fmt: skip
-    by_rate = Table("Gain at one learning rate and at others, on the tuning seeds", heads, rows)
+    by_rate = Table("Gain in gold by learning rate, in units of the shared one", heads, rows)
     return by_rate, _rankings(labels, factors, {key: gain.mean for key, gain in gains.items()})
 
 
@@ -227,7 +230,7 @@ def _rankings(labels: list[str], factors: list[float], gain: dict[tuple[str, flo
             )
         )
     heads = (
-        Head("place"),
+        Head("place", numeric=False),
         Head("all at the shared rate", numeric=False),
         Head("each at the best of its rates", numeric=False),
     )

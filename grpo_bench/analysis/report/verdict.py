@@ -167,7 +167,11 @@ def cut_sentence(axis: AxisSummary) -> str:
 def absent_axes(summary: ViewSummary, axes: Sequence[Axis]) -> str:
     """Why an axis is not offered."""
     offered = {one.axis for one in summary.axes}
-    gone = [UNITS[axis] for axis in axes if axis not in offered]
-    if not gone or not summary.methods:
-        return ""
-    return f"No view over {listed(gone)}: all runs shared their machine, and such seconds compare nothing."
+    gone = [axis for axis in axes if axis not in offered] if summary.methods else []
+    told = []
+    if "seconds" in gone:
+        told.append("No view over seconds: all runs shared their machine, and such seconds compare nothing.")
+    counted = [UNITS[axis] for axis in gone if axis != "seconds"]
+    if counted:
+        told.append(f"No view over {listed(counted)}: a run spent none between two of its points.")
+    return " ".join(told)

@@ -56,6 +56,11 @@ def change(number: float) -> str:
     return _signed(number, "+")
 
 
+def correlation(number: float) -> str:
+    """A correlation with two decimals."""
+    return f"{number:.2f}".replace("-", "−") if math.isfinite(number) else NOTHING
+
+
 def amount(number: float) -> str:
     """A count with thousands separated."""
     return f"{number:,.0f}" if math.isfinite(number) else NOTHING
