@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE, PANEL = 14.0, 96.0
-SECOND = 44.0
+SECOND = 50.0
 """Room for the second panel's numbers."""
 
 
@@ -83,10 +83,10 @@ def draw(data: Gap, styles: Styles) -> Figure:
     left.plot([0, 1], [0, 1], color=QUIET, linewidth=0.6, linestyle=(0, (1, 1.5)), zorder=1)
     left.set(xlim=proxy, ylim=gold)
     ahead_of_all = [proxy - gold for path in data.paths for proxy, gold in zip(path.proxy, path.gold, strict=True)]
-    right.set_ylim(limits(ahead_of_all, least=0.01))
+    right.set_ylim(limits(ahead_of_all, least=0.02))
     right.set_xlim(0, 1.04 * max(path.nfe[-1] for path in data.paths))
     right.axhline(0, color=QUIET, linewidth=0.6, linestyle=(0, (1, 1.5)), zorder=1)
-    number_ticks(left, "x", 4)
+    number_ticks(left, "x", 3)
     number_ticks(left, "y", 5)
     number_ticks(right, "x", 4, costs=True)
     number_ticks(right, "y", 5)

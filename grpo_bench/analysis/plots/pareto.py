@@ -121,11 +121,12 @@ def draw(data: Pareto, styles: Styles) -> Figure:
     columns = min(COLUMNS, len(data.fronts))
     rows = -(-len(data.fronts) // columns)
     below = TITLE + MAIN + 10
-    height = below + 26 + rows * (CELL + GAP) + 20
+    cells = below + 26 + LINE
+    height = cells + rows * (CELL + GAP) + 20
     drawn = page(height)
     drawn.text(4, 7, data.title)
     span = _span(data)
-    strip = max(34.0, 8.0 + 5.6 * len(data.fronts))
+    strip = min(90.0, max(34.0, 8.0 + 5.6 * len(data.fronts)))
     main = drawn.panel(LEFT, TITLE, WIDTH - LEFT - strip - 6 - RIGHT, MAIN)
     _means(main, data, styles, span)
     _ends(drawn.panel(WIDTH - RIGHT - strip, TITLE, strip, MAIN), data, styles, span)
@@ -133,9 +134,10 @@ def draw(data: Pareto, styles: Styles) -> Figure:
     drawn.text(WIDTH - RIGHT - strip / 2, TITLE + MAIN + 7, "at the cut", size=SMALL, colour=QUIET, align="center")
     drawn.text(WIDTH / 2, below + 7, TITLES[data.axis], align="center")
     drawn.text(WIDTH / 2, below + 7 + LINE, _cut(data), size=SMALL, colour=QUIET, align="center")
+    drawn.text(WIDTH / 2, below + 7 + 2 * LINE, _key(data), size=SMALL - 0.5, colour=QUIET, align="center")
     for place, front in enumerate(data.fronts):
         row, column = divmod(place, columns)
-        _cell(drawn, data, front, styles[front.label], span, (row, column), below + 26 + GAP - 6 + row * (CELL + GAP))
+        _cell(drawn, data, front, styles[front.label], span, (row, column), cells + GAP - 6 + row * (CELL + GAP))
     drawn.text(
         WIDTH / 2, height - 7, "shaded: attained by at least k of n seeds; line: their mean; grey: the other means",
         size=SMALL - 0.5, colour=QUIET, align="center",
@@ -147,6 +149,13 @@ def _cut(data: Pareto) -> str:
     left_out = f"; {data.untimed} untimed runs left out" if data.untimed else ""
     least = f"the least that any of the {data.runs} runs spent" if data.runs > 1 else "where the run ended"
     return f"cut at {data.cut:,.0f}, {least}{left_out}"
+
+
+def _key(data: Pareto) -> str:
+    """What the upper panels show beside the means."""
+    whose = "bar on top: whose mean is the highest"
+    known = any(front.end[1] == front.end[1] for front in data.fronts)
+    return f"{whose}; right: means and 95% intervals" if known else whose
 
 
 def _span(data: Pareto) -> tuple[float, float]:
@@ -171,9 +180,10 @@ def _means(axes: Axes, data: Pareto, styles: Styles, span: tuple[float, float]) 
         marked = slice(1 + place % 4, None, 5)
         sign(axes, front.cost[marked], front.mean[marked], style, size=2.6)
     word = "untrained" if data.floor != data.floor else "untrained, and its noise floor"
+    room = data.base - span[0] > 0.08 * (span[1] - span[0])  # for a line of text below the base
     axes.annotate(
-        word, (1, data.base), xycoords=("axes fraction", "data"), xytext=(-1, -2), textcoords="offset points",
-        fontsize=SMALL - 0.5, color=QUIET, ha="right", va="top",
+        word, (1, data.base), xycoords=("axes fraction", "data"), xytext=(-1, -2 if room else 2),
+        textcoords="offset points", fontsize=SMALL - 0.5, color=QUIET, ha="right", va="top" if room else "bottom",
     )  # fmt: skip
     axes.set(xlim=(0, data.cut), ylim=span)
     number_ticks(axes, "x", 4, costs=True)

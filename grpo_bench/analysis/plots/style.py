@@ -112,9 +112,9 @@ class Page:
         )  # fmt: skip
 
     def fitted(self, left: float, top: float, words: str, width: float) -> None:
-        """Words in at most `width` points: a little smaller, and then cut short, where they are longer."""
+        """A label in at most `width` points: a little smaller, and then cut short, where it is longer."""
         size = min(SMALL, max(SMALL - 1, width / (EM * max(1, len(words)))))
-        self.text(left, top, short(words, int(width / (EM * size))), size=size)
+        self.text(left, top, short_label(words, int(width / (EM * size))), size=size)
 
     def sample(self, left: float, top: float, style: Style, width: float = 15.0) -> None:
         """A short piece of a label's line with its sign."""
@@ -160,7 +160,7 @@ def legend(drawn: Page, styles: Styles, labels: Sequence[str], top: float) -> No
     for place, label in enumerate(labels):
         left, line = 6 + (place // rows) * width, top + (place % rows) * LINE
         drawn.sample(left, line, styles[label])
-        drawn.text(left + 19, line, short(label, 30 if columns > 1 else 60), size=SMALL)
+        drawn.text(left + 19, line, short_label(label, 30 if columns > 1 else 60), size=SMALL)
 
 
 def legend_rows(labels: Sequence[str]) -> int:
@@ -181,12 +181,20 @@ def short(text: str, most: int) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
+def short_label(label: str, most: int) -> str:
+    """A label in at most `most` characters: it loses its middle, since variants of a method differ at the end."""
+    line = short(label, 400)
+    kept = max(0, most - 1)
+    return line if len(line) <= most else f"{line[: kept - kept // 2]}…{line[len(line) - kept // 2 :]}"
+
+
 def amount(number: float) -> str:
     """A cost in few characters: 640, 64k, 1.25M."""
+    rounded = float(f"{number:.3g}")
     for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= scale:
-            return f"{number / scale:.3g}{letter}"
-    return f"{number:.3g}"
+        if abs(rounded) >= scale:
+            return f"{rounded / scale:.3g}{letter}"
+    return f"{rounded:.3g}"
 
 
 def number_ticks(axes: Axes, which: Literal["x", "y"], most: int, *, costs: bool = False) -> None:

@@ -56,7 +56,7 @@ def collect(view: View, title: str) -> Tuning | None:
     for label in dict.fromkeys(curve.label for curve in view.tuning):
         for factor in sorted({curve.factor for curve in view.retuned if curve.label == label}):
             runs = [curve for curve in view.retuned if (curve.label, curve.factor) == (label, factor)]
-            gains = tuple(float(run.gold[-1] - run.gold[0]) for run in sorted(runs, key=lambda run: run.seed))
+            gains = tuple(run.final("gold") - float(run.gold[0]) for run in sorted(runs, key=lambda run: run.seed))
             tuned.append(Tuned(label, factor, gains))
     return Tuning(title, tuple(tuned)) if len({one.factor for one in tuned}) > 1 else None
 
@@ -84,8 +84,8 @@ def draw(data: Tuning, styles: Styles) -> Figure:
     drawn.text(8, TITLE + PANEL / 2, "gain in gold", turn=90, align="center")
     drawn.text(LEFT + (WIDTH - LEFT) / 2, TITLE + PANEL + 15, "learning rate, times the shared one", align="center")
     legend(drawn, styles, labels, TITLE + PANEL + 28)
-    drawn.text(WIDTH / 2, drawn.height - 5, "dots: tuning seeds, which are not reported elsewhere; signs: their mean",
-               size=SMALL - 0.5, colour=QUIET, align="center")  # fmt: skip
+    words = "a dot a seed, a sign their mean; other rates than the shared one: tuning seeds only"
+    drawn.text(WIDTH / 2, drawn.height - 5, words, size=SMALL - 0.5, colour=QUIET, align="center")
     return drawn.figure
 
 

@@ -75,7 +75,7 @@ def draw_studies(
             with saving("the plots", folder):
                 folder.mkdir(parents=True, exist_ok=True)
             plots = collect(view, summary)
-            notes += [f"{view.name}: {note}" for note in _notes(view, plots)]
+            notes += [f"{study.name}/{view.name}: {note}" for note in _notes(view, plots)]
             tasks += [_Task(folder / name, data, styles, tuple(formats)) for name, data in plots.items()]
             files.append(save_data(plot_data(view, summary, plots), folder / DATA))
     written = map(_draw_one, tasks) if pool is None else pool.map(_draw_one, tasks)
