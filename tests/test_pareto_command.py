@@ -138,7 +138,8 @@ def test_plots_and_forests_are_drawn_beside_the_runs(tmp_path: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert {"pareto-nfe.png", "curves-updates.png", "phases.png", "gap.png", "forests.png", "data.json"} <= names
     assert not any("seconds" in name or name.endswith(".pdf") for name in names)
-    assert "no run was timed, so nothing is drawn over seconds" in said
+    where = f"{folder.parent.name}/{folder.name}"
+    assert f"not drawn: {where}: no run was timed, so nothing is drawn over seconds" in said
     assert "the forest of a-plugin" in said and "no method is named 'a-plugin'" in said
     # a second call finds the same runs: the plots' folder is none
     assert "is not a whole run" not in call(str(tmp_path), "--format", "png").stdout

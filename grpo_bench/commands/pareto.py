@@ -41,7 +41,7 @@ class Cost(StrEnum):
 def pareto(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of runs, or of such folders.")],
     cost: Annotated[Cost, typer.Option(help="What the tables are over; plots are drawn over all.")] = Cost.NFE,
-    out: Annotated[Path | None, typer.Option(help="Folder for the plots; default: DIR/plots.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the plots; default: DIR/plots.")] = None,
     formats: Annotated[str, typer.Option("--format", help="Of the plots: pdf, png or both.")] = "pdf,png",
     references: Annotated[
         bool, typer.Option("--references", help="Print references measured from these runs, for a suite's file.")
@@ -117,7 +117,7 @@ def _draw(found: Sequence[Summarised], out: Path, formats: Sequence[Format], poo
     forests: list[Future[None]] = []
     for study, _ in found:
         for view in study.views:
-            sketches = _sketches(view, notes)
+            sketches = _sketches(study, view, notes)
             if sketches and pool:
                 path = view_folder(out, study, view) / "forests"
                 forests.append(pool.submit(_draw_forests, sketches, path, tuple(formats)))
@@ -209,7 +209,7 @@ def _draw_forests(sketches: Sequence[Sketch], path: Path, formats: Sequence[Form
             write_bytes(path.with_suffix(f".{form}"), encode(figure, form), "the forests")
 
 
-def _sketches(view: View, notes: list[str]) -> list[Sketch]:
+def _sketches(study: Study, view: View, notes: list[str]) -> list[Sketch]:
     """The first forest of each label; labels of one method whose forests are alike share one."""
     from dataclasses import replace
 
@@ -223,7 +223,7 @@ def _sketches(view: View, notes: list[str]) -> list[Sketch]:
             config = validated(RunConfig, view.of(label)[0].config)
             sketch = preview(config.model_copy(update={"seed": 0}))
         except UserError as error:
-            notes.append(f"{view.name}: the forest of {label} ({error})")
+            notes.append(f"{study.name}/{view.name}: the forest of {label} ({error})")
             continue
         key = _shape(sketch)
         sketches.setdefault(key, sketch)

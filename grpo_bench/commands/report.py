@@ -10,12 +10,12 @@ import typer
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of runs, or of such folders.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("report.html"),
 ) -> None:
     """Write one HTML file: verdict, tables, interactive figures, images, fairness; it needs no network."""
     from grpo_bench.analysis.report.page import write_report
     from grpo_bench.terminal.waiting import waiting
 
     with waiting("writing the report", quiet=False):
-        size = write_report(folder, output)
-    typer.echo(f"{output} ({size / 1e6:.1f} MB)")
+        size = write_report(folder, out)
+    typer.echo(f"{out} ({size / 1e6:.1f} MB)")

@@ -178,7 +178,8 @@ def qualifications(summary: ViewSummary, axis: Axis) -> list[str]:
                 f"{_many(one.runs, 'run')} spent."
             )
     if summary.methods and not any(one.axis == axis for one in summary.axes):
-        lines.append(f"No run of this view may be read over {axis}: none had its device to itself.")
+        why = "none had its device to itself" if axis == "seconds" else "one spent none between two of its points"
+        lines.append(f"Nothing of this view may be read over {axis}: {why}.")
     untimed = next((one.untimed for one in summary.axes if one.axis == "seconds"), 0)
     if untimed:
         lines.append(f"In no figure over seconds, because they shared their device: {_many(untimed, 'run')}.")
@@ -239,7 +240,7 @@ def _most(lines: Sequence[str]) -> list[str]:
 def _table(*headings: str) -> Table:
     """A table whose first column is labels and whose others are numbers."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for heading in headings:
         table.add_column(plain(heading, limit=80), justify="right")
     return table
