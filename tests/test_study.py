@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -222,15 +223,28 @@ def test_nothing_is_shown_over_an_axis_on_which_a_run_spends_nothing(tmp_path: P
     assert [note for note in study.notes if "nothing is shown over updates, since study-tree-s0 spent none" in note]
 
 
-def test_runs_of_two_base_models_without_a_suite_stand_in_figures_of_their_own(tmp_path: Path) -> None:
-    write_study(tmp_path, {"flat": rising}, range(1), suite=False, name="one")
-    write_study(tmp_path, {"tree": rising}, range(1), suite=False, name="two")
-    path = tmp_path / "two-tree-s0" / "config.toml"
-    path.write_text(path.read_text().replace('path = ""', 'path = "another/model"'))
+@pytest.mark.parametrize("what", ["weights", "prompts", "reward/shapes-pref/shapes_pref.pt"])
+def test_runs_of_other_weights_or_prompts_are_neither_more_seeds_nor_rivals(tmp_path: Path, what: str) -> None:
+    write_study(tmp_path, {"flat": rising, "tree": rising}, range(2), suite=False, name="old")
+    write_study(tmp_path, {"flat": rising}, range(2), suite=False, name="new")
+    for path in tmp_path.glob("new-*/run.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"hashes": record["hashes"] | {what: "another"}}))
 
     (study,) = studies(tmp_path)
 
-    assert sorted(view.labels for view in study.views) == [("flat",), ("tree",)]
+    found = [(view.labels, [curve.seed for curve in view.of("flat")]) for view in study.views]
+    assert sorted(found) == [(("flat",), [0, 1]), (("flat", "tree"), [0, 1])]
+
+
+def test_a_suite_of_two_base_models_is_refused_by_name(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": rising, "tree": rising}, range(1))
+    path = tmp_path / "study-tree-s0" / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"hashes": record["hashes"] | {"weights": "another"}}))
+
+    with pytest.raises(UserError, match=r"flat and tree were .* or given other base weights"):
+        studies(tmp_path)
 
 
 def test_the_noise_of_the_base_counts_once_and_only_as_the_runs_were_evaluated(tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def _identity(curve: Curve) -> str:
-    """All that the runs of one cell share: the config but for its seed, and the method's source."""
-    return json.dumps([_flat(curve.config), curve.record.hashes.get("method")], sort_keys=True, default=str)
+    """All that the runs of one cell share: the config but for its seed, and the hashes of source, prompts and weights."""
+    return json.dumps([_flat(curve.config), curve.record.hashes], sort_keys=True, default=str)
 
 
 def digest(text: str) -> str:
@@ -62,9 +62,14 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:4]
 
 
+def ingredients(curve: Curve) -> dict[str, str]:
+    """Hashes of what every method is given alike: base weights, prompts, weights of the rewards."""
+    return {name: value for name, value in curve.record.hashes.items() if name != "method"}
+
+
 def scene_of(curve: Curve) -> tuple[str, ...]:
-    """What the runs of one view share: workload, reward, protocol; as one text, evaluation, budget and base model."""
+    """What the runs of one view share: workload, reward, protocol; as one text, evaluation, budget and ingredients."""
     record = curve.record
-    kept = [curve.table("evaluation"), curve.table("budget"), curve.table("model").get("path", "")]
+    kept = [curve.table("evaluation"), curve.table("budget"), ingredients(curve)]
     grid = json.dumps(kept, sort_keys=True, default=str)
     return record.workload, record.reward, record.protocol, grid

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from grpo_bench.analysis.axes import AXES, Axis
 from grpo_bench.analysis.curve import Config, Curve, Floats, Part
-from grpo_bench.analysis.labels import digest, labelled, scene_of
+from grpo_bench.analysis.labels import digest, ingredients, labelled, scene_of
 from grpo_bench.errors import UserError
 from grpo_bench.store.reader import Runs, read_runs
 from grpo_bench.store.record import RunRecord
@@ -297,7 +297,7 @@ def _bases(curves: Iterable[Curve], like: Curve) -> list[Curve]:
 
 def _evaluation(curve: Curve) -> tuple[object, ...]:
     evaluation = {key: value for key, value in curve.table("evaluation").items() if key not in ("seed", "every")}
-    return curve.record.workload, curve.record.reward, curve.table("model").get("path"), evaluation
+    return curve.record.workload, curve.record.reward, ingredients(curve), evaluation
 
 
 def _primary(suite: SuiteRecord, record: RunRecord) -> tuple[str, ...]:
@@ -326,7 +326,7 @@ def _one_grid(curves: Sequence[Curve]) -> None:
     if len(grids) > 1:
         first, second = list(grids.values())[:2]
         raise UserError(
-            f"{first.label} and {second.label} were evaluated on different grids or budgets, or start from different "
-            f"models ({first.record.run}, {second.record.run}), so they cannot stand in one figure; give the suite one "
-            "[evaluation], [budget] and model"
+            f"{first.label} and {second.label} were evaluated on different grids or budgets, or given other base "
+            f"weights, prompts or reward weights ({first.record.run}, {second.record.run}), so they cannot stand in "
+            "one figure; give the suite one of each"
         )
