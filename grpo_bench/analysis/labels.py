@@ -53,7 +53,7 @@ def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def _identity(curve: Curve) -> str:
-    """All that the runs of one cell share: the config but for its seed, and the hashes of source, prompts and weights."""
+    """All that the runs of one cell share: config but for the seed, and hashes of its source, prompts and weights."""
     return json.dumps([_flat(curve.config), curve.record.hashes], sort_keys=True, default=str)
 
 
