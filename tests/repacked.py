@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,6 +43,20 @@ def packed(files: Mapping[str, bytes], path: Path) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def crafted(path: Path, entries: list[tuple[str, bytes, int, int]]) -> Path:
+    """A zip of (name, deflated data, size that is claimed, checksum), whether or not that is true."""
+    body, listed = b"", b""
+    for name, data, claimed, checksum in entries:
+        shared = struct.pack("<5H3L2H", 20, 0, 8, 0, 33, checksum, len(data), claimed, len(name), 0)
+        listed += b"PK\x01\x02" + struct.pack("<H", 20) + shared + struct.pack("<3H2L", 0, 0, 0, 0, len(body))
+        listed += name.encode()
+        body += b"PK\x03\x04" + shared + name.encode() + data
+    count = len(entries)
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, len(listed), len(body), 0)
+    path.write_bytes(body + listed + end)
     return path
 
 

@@ -12,10 +12,10 @@ from time import perf_counter
 
 import numpy as np
 import pytest
-from repacked import POINTS, packed, small_bundle, unpacked
+from repacked import POINTS, crafted, packed, small_bundle, unpacked
 
 from grpo_bench.bundles.layout import MANIFEST, Limits
-from grpo_bench.bundles.read import read_archive
+from grpo_bench.bundles.read import CHUNK, read_archive
 from grpo_bench.bundles.verify import verify_bundle
 from grpo_bench.cli import main
 from grpo_bench.errors import UserError
@@ -103,14 +103,34 @@ def test_a_folder_is_refused_with_and_without_data(tmp_path: Path, data: bytes) 
     refused(one_entry(tmp_path / "x.zip", "runs/run-a/", data), "is a folder")
 
 
-def test_an_encrypted_entry_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (0x1, "is encrypted"),
+        (0x40, "is encrypted"),  # strongly
+        (0x2000, "is encrypted"),  # with hidden headers
+        (0x8, "extra fields"),  # its sizes stand behind it
+    ],
+)
+def test_an_entry_with_a_flag_that_no_bundle_sets_is_refused(tmp_path: Path, flag: int, said: str) -> None:
     path = one_entry(tmp_path / "x.zip", CONFIG)
     data = bytearray(path.read_bytes())
-    data[6] |= 1  # local header's flags
-    data[data.index(b"PK\x01\x02") + 8] |= 1  # central directory's
+    for place in (6, data.index(b"PK\x01\x02") + 8):  # local header's flags, central directory's
+        data[place : place + 2] = struct.pack("<H", flag)
     path.write_bytes(data)
 
-    refused(path, "is encrypted")
+    refused(path, said)
+
+
+@pytest.mark.parametrize("place", [-18, -16, -14])
+def test_a_list_of_entries_on_other_disks_is_refused(tmp_path: Path, place: int) -> None:
+    """Of the end: this disk, the first disk, and how many of the entries are on this one."""
+    path = one_entry(tmp_path / "x.zip", CONFIG)
+    data = bytearray(path.read_bytes())
+    data[place] += 1
+    path.write_bytes(data)
+
+    refused(path, "split")
 
 
 @pytest.mark.parametrize(
@@ -166,20 +186,6 @@ def test_unpacked_bytes_are_counted_and_not_believed(tmp_path: Path) -> None:
     assert read_archive(path, Limits(unpacked=120_002)).files[CONFIG] == zeros
 
 
-def _zip(path: Path, entries: list[tuple[str, bytes, int, int]]) -> Path:
-    """A zip of (name, deflated data, size that is claimed, checksum), whether or not that is true."""
-    body, listed = b"", b""
-    for name, data, claimed, checksum in entries:
-        shared = struct.pack("<5H3L2H", 20, 0, 8, 0, 33, checksum, len(data), claimed, len(name), 0)
-        listed += b"PK\x01\x02" + struct.pack("<H", 20) + shared + struct.pack("<3H2L", 0, 0, 0, 0, len(body))
-        listed += name.encode()
-        body += b"PK\x03\x04" + shared + name.encode() + data
-    count = len(entries)
-    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, len(listed), len(body), 0)
-    path.write_bytes(body + listed + end)
-    return path
-
-
 def _zeros(size: int) -> bytes:
     """So many zeros (whole megabytes), deflated: one block, packed once and repeated."""
     engine = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -192,7 +198,7 @@ def test_a_bomb_of_two_gigabytes_is_stopped_early(tmp_path: Path) -> None:
     assert len(data) < 3_000_000
 
     for claimed, said in ((2_000_000_000, "too large"), (15_000_000, "damaged")):
-        path = _zip(tmp_path / "x.zip", [(POINTS, data, claimed, 0)])
+        path = crafted(tmp_path / "x.zip", [(POINTS, data, claimed, 0)])
         started = perf_counter()
         refused(path, said)
         assert perf_counter() - started < 1
@@ -204,16 +210,50 @@ def test_small_entries_that_are_a_bomb_together_are_stopped_at_a_gigabyte(tmp_pa
     entries = [
         (f"runs/run-{number:03d}/images/panel-000000/000.png", data, 10_000_000, checksum) for number in range(150)
     ]
-    path = _zip(tmp_path / "x.zip", entries)
+    path = crafted(tmp_path / "x.zip", entries)
 
     refused(path, r"run-100.* too large: it unpacks to more than 0 bytes")
 
 
 def test_content_beyond_what_is_listed_is_refused_though_the_checksum_fits_its_beginning(tmp_path: Path) -> None:
     """Other programs would unpack all of it, and see another file than the one that was verified."""
-    path = _zip(tmp_path / "x.zip", [(CONFIG, _zeros(3_000_000), 100, zlib.crc32(b"\0" * 100))])
+    path = crafted(tmp_path / "x.zip", [(CONFIG, _zeros(3_000_000), 100, zlib.crc32(b"\0" * 100))])
 
     refused(path, "damaged")
+
+
+def test_content_shorter_than_listed_is_refused_though_its_checksum_fits(tmp_path: Path) -> None:
+    data = zlib.compress(b"\0" * 50, wbits=-15)
+
+    refused(crafted(tmp_path / "x.zip", [(CONFIG, data, 100, zlib.crc32(b"\0" * 50))]), "damaged")
+
+
+def deflated(size: int) -> tuple[bytes, int]:
+    """Zeros, deflated but not packed, as `size` bytes, and how many zeros they are."""
+    for zeros in range(size - 40, size):
+        engine = zlib.compressobj(0, zlib.DEFLATED, -15)
+        data = engine.compress(b"\0" * zeros) + engine.flush()
+        if len(data) == size:
+            return data, zeros
+    raise AssertionError
+
+
+@pytest.mark.parametrize("size", [200, CHUNK, CHUNK + 200])
+def test_what_follows_the_end_of_the_packed_data_is_refused(tmp_path: Path, size: int) -> None:
+    """Also where the end is that of a piece that is read at once, so that the rest comes with the next."""
+    data, zeros = deflated(size)
+    checksum = zlib.crc32(b"\0" * zeros)
+    whole = crafted(tmp_path / "x.zip", [(CONFIG, data, zeros, checksum)])
+    assert read_archive(whole).entries[CONFIG].size == zeros
+
+    refused(crafted(tmp_path / "x.zip", [(CONFIG, data + b"hidden", zeros, checksum)]), "damaged")
+
+
+def test_packed_data_without_an_end_are_refused_though_all_content_is_there(tmp_path: Path) -> None:
+    engine = zlib.compressobj(9, zlib.DEFLATED, -15)
+    data = engine.compress(b"\0" * 1000) + engine.flush(zlib.Z_SYNC_FLUSH)
+
+    refused(crafted(tmp_path / "x.zip", [(CONFIG, data, 1000, zlib.crc32(b"\0" * 1000))]), "damaged")
 
 
 def _change(path: Path, change: Callable[[bytes], bytes]) -> Path:
