@@ -222,6 +222,12 @@ def test_content_beyond_what_is_listed_is_refused_though_the_checksum_fits_its_b
     refused(path, "damaged")
 
 
+def test_a_file_larger_than_all_it_may_unpack_to_is_not_read(tmp_path: Path) -> None:
+    path = packed({CONFIG: b"x"}, tmp_path / "x.zip")
+
+    refused(path, "bytes, more than the 100 that a bundle may unpack to", Limits(unpacked=100, entries=0))
+
+
 def test_content_shorter_than_listed_is_refused_though_its_checksum_fits(tmp_path: Path) -> None:
     data = zlib.compress(b"\0" * 50, wbits=-15)
 
@@ -273,6 +279,7 @@ def _change(path: Path, change: Callable[[bytes], bytes]) -> Path:
         (lambda data: b"\0" * 5000, "no zip file"),
         (lambda data: data.replace(b"PK\x03\x04", b"PK\x03\x05", 1), "listed otherwise"),
         (lambda data: data[:30] + b"runs/run-b" + data[40:], "listed otherwise"),
+        (lambda data: data[:6] + b"\0\x08" + data[8:], "listed otherwise"),  # flags of the entry and not of the list
         (lambda data: data[:60] + bytes([data[60] ^ 255]) + data[61:], "damaged"),
     ],
 )

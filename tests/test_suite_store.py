@@ -61,3 +61,17 @@ def test_a_damaged_file_is_named_in_one_sentence(old: str, new: str, message: st
     assert message in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_hidden_file_is_no_suite(tmp_path: Path) -> None:
+    """Given what a writer that was killed has left behind, then it is not read."""
+    write_suite(tmp_path, record())
+    (tmp_path / ".other.suite.json").write_text("{", encoding="utf-8")
+    assert read_suites(tmp_path) == (record(),)
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mine.suite.json").mkdir()
+    with pytest.raises(UserError, match="Could not write the suite to "):
+        write_suite(tmp_path, record())
+    assert [item.name for item in tmp_path.iterdir()] == ["mine.suite.json"]
