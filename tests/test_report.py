@@ -28,7 +28,7 @@ from grpo_bench.analysis.summary import summarise
 from grpo_bench.errors import UserError
 from grpo_bench.palette import KNOWN, method_colour
 from grpo_bench.store.suite import References
-from grpo_bench.terminal.frontier import print_study
+from grpo_bench.terminal.frontier import print_study, qualifications
 
 BASES = (0.50, 0.51)
 
@@ -102,6 +102,19 @@ def test_the_verdict_names_the_leader_and_the_decided_contrast(report: tuple[str
     assert "Tier tiny: the built-in models, which say nothing about SD3.5" in text
     assert "nominal 95%, measured about 95% on normal data and 84 to 88% on skewed data" in text  # 3 seeds
     assert "Fewer than 5 seeds, so that no verdict is given: nft." in text
+
+
+def test_a_verdict_on_less_than_the_noise_floor_is_qualified_in_report_and_terminal(tmp_path: Path) -> None:
+    # Given differences of 0.02 and 0.1, nearly alike in every seed, and a floor of 0.03
+    labels = {"flat": line(0.6), "mix": line(0.62), "tree": line(0.7)}
+    write_study(tmp_path, labels, contrasts=("mix", "tree"), bases=(0.50, 0.53))
+
+    summary = summarise(studies(tmp_path)[0].views[0])
+    said = "mix differs from flat by no more than the noise floor: so much is sure for this evaluation's noise only."
+
+    assert [one.verdict for one in summary.contrasts] == ["better", "better"]
+    assert said in page(tmp_path)[1].text
+    assert said in qualifications(summary, "nfe")
 
 
 def test_failures_and_missing_cells_are_shown(report: tuple[str, Text]) -> None:

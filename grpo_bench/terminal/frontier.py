@@ -11,6 +11,7 @@ from rich.text import Text
 
 from grpo_bench.analysis.axes import TITLES, Axis
 from grpo_bench.analysis.coverage import measured_coverage
+from grpo_bench.analysis.report.verdict import below_floor
 from grpo_bench.analysis.summary import FEWEST
 from grpo_bench.terminal.tables import stdout_console
 from grpo_bench.terminal.text import NOTHING, count, duration, plain
@@ -189,6 +190,7 @@ def qualifications(summary: ViewSummary, axis: Axis) -> list[str]:
             f"{summary.floor.gold:.4f} apart in gold ({summary.floor.share:.4f} as a hypervolume); no smaller change "
             "is called a gain."
         )
+        lines += [line for line in (below_floor(summary),) if line]
     elif summary.methods:
         lines.append("Noise floor: not measured; it takes evaluations of the untrained base under other noise.")
     lines += _coverage(summary)

@@ -98,7 +98,14 @@ def caveats(summary: ViewSummary) -> tuple[str, ...]:
         return (TIERS[summary.tier],)
     return tuple(
         sentence
-        for sentence in (TIERS[summary.tier], _judge(summary), _floor(summary), *_learned(summary), *_covered(summary))
+        for sentence in (
+            TIERS[summary.tier],
+            _judge(summary),
+            _floor(summary),
+            below_floor(summary),
+            *_learned(summary),
+            *_covered(summary),
+        )
         if sentence
     )
 
@@ -116,6 +123,20 @@ def _floor(summary: ViewSummary) -> str:
     return (
         f"{base}; {summary.floor.evaluations} evaluations of it with other noise lie within "
         f"{score(summary.floor.gold)} of each other, and no smaller change is called a gain."
+    )
+
+
+def below_floor(summary: ViewSummary) -> str:
+    """Which decided differences are so small that another noise of the evaluation might have made as much."""
+    floor = summary.floor.gold if summary.floor else 0.0
+    decided = [one for one in summary.contrasts if one.verdict in ("better", "worse")]
+    small = [one.label for one in decided if abs(one.result.difference.mean) <= floor]
+    if not small:
+        return ""
+    verb = "differs" if len(small) == 1 else "differ"
+    return (
+        f"{listed(small)} {verb} from {summary.baseline} by no more than the noise floor: so much is sure for this "
+        "evaluation's noise only."
     )
 
 
