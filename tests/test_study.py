@@ -223,13 +223,23 @@ def test_nothing_is_shown_over_an_axis_on_which_a_run_spends_nothing(tmp_path: P
     assert [note for note in study.notes if "nothing is shown over updates, since study-tree-s0 spent none" in note]
 
 
-@pytest.mark.parametrize("what", ["weights", "prompts", "reward/shapes-pref/shapes_pref.pt"])
-def test_runs_of_other_weights_or_prompts_are_neither_more_seeds_nor_rivals(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hashes": {"method": "source of flat", "weights": "other"}},
+        {"hashes": {"method": "source of flat", "prompts": "other"}},
+        {"hashes": {"method": "source of flat", "reward/shapes-pref/shapes_pref.pt": "other"}},
+        {"device": "cuda"},
+        {"numerics_version": 2},
+    ],
+)
+def test_runs_of_other_weights_prompts_or_devices_are_neither_more_seeds_nor_rivals(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
     write_study(tmp_path, {"flat": rising, "tree": rising}, range(2), suite=False, name="old")
     write_study(tmp_path, {"flat": rising}, range(2), suite=False, name="new")
     for path in tmp_path.glob("new-*/run.json"):
-        record = json.loads(path.read_text())
-        path.write_text(json.dumps(record | {"hashes": record["hashes"] | {what: "another"}}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
     (study,) = studies(tmp_path)
 

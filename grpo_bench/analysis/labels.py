@@ -53,8 +53,9 @@ def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def _identity(curve: Curve) -> str:
-    """All that the runs of one cell share: config but for the seed, and hashes of its source, prompts and weights."""
-    return json.dumps([_flat(curve.config), curve.record.hashes], sort_keys=True, default=str)
+    """All that the runs of one cell share: config but for the seed, the method's source, and what all are given."""
+    kept = [_flat(curve.config), curve.record.hashes.get("method"), ingredients(curve)]
+    return json.dumps(kept, sort_keys=True, default=str)
 
 
 def digest(text: str) -> str:
@@ -63,8 +64,9 @@ def digest(text: str) -> str:
 
 
 def ingredients(curve: Curve) -> dict[str, str]:
-    """Hashes of what every method is given alike: base weights, prompts, weights of the rewards."""
-    return {name: value for name, value in curve.record.hashes.items() if name != "method"}
+    """What every method is given alike: base weights, prompts and reward weights (hashes), device, numerics."""
+    hashes = {name: value for name, value in curve.record.hashes.items() if name != "method"}
+    return hashes | {"device": curve.record.device, "numerics": str(curve.record.numerics_version)}
 
 
 def scene_of(curve: Curve) -> tuple[str, ...]:

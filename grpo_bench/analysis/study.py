@@ -327,6 +327,6 @@ def _one_grid(curves: Sequence[Curve]) -> None:
         first, second = list(grids.values())[:2]
         raise UserError(
             f"{first.label} and {second.label} were evaluated on different grids or budgets, or given other base "
-            f"weights, prompts or reward weights ({first.record.run}, {second.record.run}), so they cannot stand in "
-            "one figure; give the suite one of each"
+            f"weights, prompts, reward weights or devices ({first.record.run}, {second.record.run}), so they cannot "
+            "stand in one figure; give the suite one of each"
         )
