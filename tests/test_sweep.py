@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Literal
 
 import pytest
 from filelock import FileLock
@@ -239,6 +243,46 @@ def test_a_refused_cell_says_why_and_leaves_nothing(cells: tuple[Cell, ...], tmp
     assert flat.run in states[flat.run].reason
 
 
+@pytest.mark.parametrize(
+    ("kind", "code", "shown"), [("ended", 130, "missing"), ("lost", None, "missing"), ("ended", 2, "failed")]
+)
+def test_a_cell_that_left_no_folder_keeps_what_was_heard_of_it(
+    kind: Literal["ended", "lost"], code: int | None, shown: str, cells: tuple[Cell, ...], tmp_path: Path
+) -> None:
+    """Given runs that end before they have a folder, then only a refused one failed; each says why."""
+
+    class Ends:
+        def execute(
+            self, jobs: Sequence[Job], notify: Callable[[Event], None], should_stop: Callable[[], bool]
+        ) -> None:
+            for job in jobs:
+                notify(Event(kind, job, code=code, message="too early"))
+
+    states = carry_out(cells, Task(tmp_path), Ends(), ignored, never)
+    assert {(state.kind, state.reason) for state in states.values()} == {(shown, "too early")}
+
+
+def test_projecting_many_cells_takes_as_long_for_each_as_for_few(tmp_path: Path) -> None:
+    """Given n finished runs and n cells, then every run's and cell's settings are written out twice, not n times."""
+    cells = suite_cells(parse_suite(SUITE.replace("seeds = 1", "seeds = 6")))
+    swept(cells[:1], tmp_path)
+    for cell in cells[1:]:
+        shutil.copytree(tmp_path / cells[0].run, tmp_path / cell.run)
+        (tmp_path / cell.run / "config.toml").write_text(cell.config.to_toml(), encoding="utf-8")
+    written = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal written
+        written += event == "call" and frame.f_code is RunConfig.to_toml.__code__
+
+    sys.setprofile(count)
+    try:
+        project(tmp_path, cells)
+    finally:
+        sys.setprofile(None)
+    assert written <= 2 * len(cells)
+
+
 def test_projected_evaluations_are_those_of_the_ledger(tmp_path: Path) -> None:
     """Given every unpruned method, then its planned cost is exact; of the pruned one it is said not to be."""
     text = SUITE + "".join(f"[methods.{name}]\n" for name in ("mix", "tempflow", "branch-mix", "guard", "ddpo"))
@@ -264,6 +308,35 @@ def test_a_dry_run_prints_every_cell_and_writes_nothing(cells: tuple[Cell, ...],
     assert sum("to run" in line and "unknown" in line for line in lines[2:]) == 2 + 2 + 6 + 1
     assert "10 cells: 10 missing" in said.stdout
     assert not results.exists()
+
+
+def test_a_dry_run_counts_failed_cells_where_they_would_run(trip: Path, tmp_path: Path) -> None:
+    suite, text = tmp_path / "suite.toml", SUITE + "[methods.falls]\n"
+    suite.write_text(text, encoding="utf-8")
+    cells = suite_cells(parse_suite(text))
+    swept(cells, tmp_path)
+    args = ["sweep", str(suite), "--dry-run", "--results", str(tmp_path)]
+    assert "to run:" not in cli_here(*args).stdout
+    assert "to run: 1 cells, " in cli_here(*args, "--retry-failed").stdout
+
+
+def test_a_method_that_cannot_be_planned_hides_no_other(trip: Path, tmp_path: Path) -> None:
+    """Given a method whose credit fails, then the dry run says so once and shows every other cell's cost."""
+    suite = tmp_path / "suite.toml"
+    suite.write_text(SUITE.replace("seeds = 1", "seeds = 2") + "[methods.falls]\n", encoding="utf-8")
+    said = cli_here("sweep", str(suite), "--dry-run", "--results", str(tmp_path / "results"))
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("falls cannot be planned: method 'falls' fails in credit on example rewards") == 1
+    assert "to run: 6 cells, NFE unknown" in said.stdout
+    assert "3,552" in said.stdout
+
+
+def test_a_budget_of_seconds_is_projected_as_it_is(tmp_path: Path) -> None:
+    """Given a minute for each of two cells, then one after another they take two, and two at once take one."""
+    suite = tmp_path / "suite.toml"
+    suite.write_text(SUITE.replace("budget.nfe = 4000", "budget.seconds = 60"), encoding="utf-8")
+    said = cli_here("sweep", str(suite), "--dry-run", "--jobs", "3", "--results", str(tmp_path / "results"))
+    assert "to run: 2 cells, NFE unknown, 2 min 00 s one after another (about 1 min 00 s with 3 jobs" in said.stdout
 
 
 def test_the_suites_file_stands_before_the_first_run(cells: tuple[Cell, ...], tmp_path: Path) -> None:

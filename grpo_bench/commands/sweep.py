@@ -55,7 +55,7 @@ def sweep(
         cells = suite_cells(read)
         states: Mapping[str, CellState] = {cell.run: cell_state(folder, cell) for cell in cells}
     if dry_run:
-        _dry_run(read, cells, states, folder, jobs=jobs, json=json)
+        _dry_run(read, cells, states, folder, jobs=jobs, retry_failed=retry_failed, json=json)
         return
     from grpo_bench.sweeping.sweep import Task
 
@@ -67,7 +67,14 @@ def sweep(
 
 
 def _dry_run(
-    suite: Suite, cells: Sequence[Cell], states: Mapping[str, CellState], folder: Path, *, jobs: int, json: bool
+    suite: Suite,
+    cells: Sequence[Cell],
+    states: Mapping[str, CellState],
+    folder: Path,
+    *,
+    jobs: int,
+    retry_failed: bool,
+    json: bool,
 ) -> None:
     """Print what there is and what the rest will cost; nothing is written."""
     from grpo_bench.sweeping.projection import project
@@ -79,7 +86,7 @@ def _dry_run(
     if json:
         print_json({"suite": suite.name, "results": str(folder), "cells": cells_json(cells, states, projections)})
     else:
-        print_dry_run(cells, states, projections, wide_console(), jobs=jobs)
+        print_dry_run(cells, states, projections, wide_console(), jobs=jobs, retry_failed=retry_failed)
 
 
 def _carry_out(

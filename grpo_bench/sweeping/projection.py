@@ -33,6 +33,8 @@ class Projection:
     memory_bytes: float = math.nan
     source: str = "unknown"
     """Which stored runs the seconds and memory are taken from."""
+    problem: str = ""
+    """Why it could not be planned: the method's own code fails."""
 
 
 def planned_cost(config: RunConfig) -> Projection:
@@ -46,7 +48,7 @@ def planned_cost(config: RunConfig) -> Projection:
 
     kind, budget = config.budget_kind, config.budget_amount
     if kind == "seconds":
-        return Projection(math.nan, math.nan, exact=False)
+        return Projection(math.nan, math.nan, exact=False, seconds=budget)
     if not budget:
         return Projection(0.0, 0.0, exact=True)
     method, schedule, sketch = make_method(config), plan_schedule(config), preview(config)
@@ -69,14 +71,26 @@ def project(results: Path, cells: Sequence[Cell]) -> dict[str, Projection]:
 
     Taken from runs of the same settings but for seed, budget and learning rate; else of the same method and model.
     """
-    past = _past(results)
+    same: dict[str, list[_Past]] = {}
+    near: dict[str, list[_Past]] = {}
+    for run in _past(results):
+        same.setdefault(run.like, []).append(run)
+        near.setdefault(run.near, []).append(run)
     found = {}
     for cell in cells:
-        same = [run for run in past if run.like == _likeness(cell.config)]
-        near = [run for run in past if run.near == _nearness(cell.config)]
-        source = f"{len(same)} alike" if same else f"{len(near)} of {cell.record.method}" if near else "unknown"
-        found[cell.run] = _timed(planned_cost(cell.config), same or near, source)
+        alike, nearby = same.get(_likeness(cell.config), []), near.get(_nearness(cell.config), [])
+        source = f"{len(alike)} alike" if alike else f"{len(nearby)} of {cell.record.method}" if nearby else "unknown"
+        found[cell.run] = _timed(_planned(cell), alike or nearby, source)
     return found
+
+
+def _planned(cell: Cell) -> Projection:
+    """A method that cannot be planned to its end hides no other cell's cost or state."""
+    try:
+        return planned_cost(cell.config)
+    except Exception as error:  # a plugin's own code, in any iteration
+        problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return Projection(math.nan, math.nan, exact=False, problem=problem)
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,9 @@ def _past(results: Path) -> list[_Past]:
 def _timed(planned: Projection, past: Sequence[_Past], source: str) -> Projection:
     if not past:
         return planned
-    if planned.nfe:
+    if math.isnan(planned.nfe):
+        seconds = planned.seconds
+    elif planned.nfe:
         seconds = planned.nfe * statistics.median(run.seconds / run.nfe for run in past)
     else:
         seconds = statistics.median(run.seconds for run in past)

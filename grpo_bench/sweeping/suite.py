@@ -20,6 +20,7 @@ from grpo_bench.store.record import Name
 from grpo_bench.store.suite import References
 
 MOST_CONTRASTS = 4
+MOST_SEEDS = 1000
 BASE_LABEL = "base"
 _NEEDED = {
     "name": 'name = "mine"',
@@ -42,13 +43,19 @@ def _seeds(value: object) -> object:
     """A number of seeds, counted from 0, or the seeds themselves."""
     if isinstance(value, bool) or not isinstance(value, int | list | tuple):
         raise ValueError("must be a number of seeds, such as 5, or a list of them, such as [0, 1, 2]")
+    if isinstance(value, int) and value > MOST_SEEDS:
+        raise ValueError(
+            f"must be a number of seeds, at most {MOST_SEEDS}; a seed itself goes into a list, such as [7]"
+        )
     seeds = list(range(value)) if isinstance(value, int) else list(value)
+    if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds):
+        raise ValueError("must be whole numbers, such as [0, 1, 2]")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError("must be at least one seed, and each only once")
     return seeds
 
 
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], BeforeValidator(_seeds)]
 
 
 class MethodEntry(Section):
@@ -77,7 +84,7 @@ class Override(Section):
 class Tuning(Section):
     """`[tuning]`: the baseline and the contrasts at other learning rates, on seeds outside the reported ones."""
 
-    factors: tuple[Annotated[float, Field(gt=0)], ...] = (0.333333, 1.0, 3.0)
+    factors: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = (0.333333, 1.0, 3.0)
     """Multiples of a cell's own learning rate."""
     seeds: Seeds = (100, 101)
 
@@ -85,7 +92,7 @@ class Tuning(Section):
 class Base(Section):
     """`[base]`: the untrained base under other evaluation noise, which is the noise floor."""
 
-    evaluations: int = Field(5, ge=1)
+    evaluations: int = Field(5, ge=1, le=MOST_SEEDS)
 
 
 class Suite(Section):

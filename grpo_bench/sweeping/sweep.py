@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError
 from grpo_bench.executors.base import Event, Job
+from grpo_bench.executors.process import INTERRUPTED
 from grpo_bench.store.atomic import saving
 from grpo_bench.store.suite import SuiteRecord, read_suite, suite_path, write_suite
 from grpo_bench.sweeping.cells import Cell
@@ -71,11 +72,10 @@ def carry_out(
     Raises:
         UserError: the executor cannot work at all.
     """
-    messages: dict[str, str] = {}
+    last: dict[str, Event] = {}
 
     def heard(event: Event) -> None:
-        if event.kind == "ended" and event.code and event.message:
-            messages[event.job.run] = event.message
+        last[event.job.run] = event
         notify(event)
 
     pending = [cell for cell in cells if wanted(cell_state(task.results, cell), retry_failed=retry_failed)]
@@ -87,15 +87,16 @@ def carry_out(
             time.sleep(POLL_SECONDS)
         tried = {cell.run for cell in free if not busy(task.results, cell.run)}
         pending = [cell for cell in pending if cell.run not in tried]
-    return {cell.run: _final(task.results, cell, messages.get(cell.run, "")) for cell in cells}
+    return {cell.run: _final(task.results, cell, last.get(cell.run)) for cell in cells}
 
 
-def _final(results: Path, cell: Cell, message: str) -> CellState:
-    """What the folder says; where a run was refused and left none, what it said itself."""
+def _final(results: Path, cell: Cell, last: Event | None) -> CellState:
+    """What the folder says; where it does not say why the run has no result, what was last heard of it."""
     state = cell_state(results, cell)
-    if state.kind in ENDED or state.reason or not message:
+    if last is None or not last.message or state.kind in ENDED or state.reason:
         return state
-    return replace(state, kind="failed", reason=message)
+    refused = last.kind == "ended" and last.code != INTERRUPTED
+    return replace(state, kind="failed" if refused else state.kind, reason=last.message)
 
 
 def settled(results: Path, record: SuiteRecord) -> bool:

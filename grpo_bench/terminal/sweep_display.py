@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ LOOK_EVERY = 2.0
 """Seconds between two readings of the running runs' points."""
 SHOWN = 12
 """Running runs that are shown by name."""
-NOTICE = "stopping: the running ones save and end; press Ctrl-C again to stop at once"
+NOTICE = "stopping: the running ones save and end, and the same command goes on; press Ctrl-C again to stop at once"
+AT_ONCE = "stopped at once: the same command goes on from the last checkpoints"
 
 
 class SweepDisplay:
@@ -58,7 +60,9 @@ class SweepDisplay:
             stderr=True, highlight=False, force_interactive=None if sys.stderr.isatty() else False
         )
         self._cells = {cell.run: cell for cell in cells}
-        self._cached, self._left, self._ended = len(cells) - left, left, 0
+        self._cached, self._left = len(cells) - left, left
+        # By run: one that was lost, or held by somebody else, begins again and ends a second time.
+        self._ended: set[str] = set()
         self._results, self._quiet, self._clock = results, quiet, clock
         self._running: dict[str, str] = {}
         self._shares: tuple[float, dict[str, CellState]] = (-math.inf, {})
@@ -90,6 +94,8 @@ class SweepDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if isinstance(error, KeyboardInterrupt):
+            self._say(Text(AT_ONCE))
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
             self._handler = None
@@ -103,26 +109,29 @@ class SweepDisplay:
         run = event.job.run
         if event.kind == "started":
             self._running[run] = event.where
+            self._ended.discard(run)
             return
         self._running.pop(run, None)
-        self._ended += 1
+        self._ended.add(run)
         self._say(self._line(event))
 
     def seconds_left(self) -> float:
         """From the mean time between two ends so far; NaN before the first."""
-        if not self._ended:
-            return math.nan
-        return (self._clock() - self._began) / self._ended * max(0, self._left - self._ended)
+        ended = len(self._ended)
+        return (self._clock() - self._began) / ended * max(0, self._left - ended) if ended else math.nan
 
     def _line(self, event: Event) -> Text:
         cell = self._cells[event.job.run]
         state = cell_state(self._results, cell)
         said = "lost" if event.kind == "lost" else state.kind
         line = Text.assemble(
-            f"{self._cached + self._ended}/{len(self._cells)} ", self._name(cell), f": {said}", f", {self._gold(state)}"
+            f"{self._cached + len(self._ended)}/{len(self._cells)} ",
+            self._name(cell),
+            f": {said}",
+            f", {self._gold(state)}",
         )
         if event.message:
-            line.append_text(plain(f" ({event.message})", limit=300))
+            line.append(" (").append_text(plain(event.message, limit=300)).append(")")
         return line.append(f"; {len(self._running)} running, {duration(self.seconds_left())} left")
 
     def _say(self, line: Text) -> None:
@@ -131,7 +140,7 @@ class SweepDisplay:
 
     def _frame(self) -> Group:
         bar = Table.grid(padding=(0, 1))
-        done = self._cached + self._ended
+        done, looked = self._cached + len(self._ended), self._looked()
         bar.add_row(
             ProgressBar(len(self._cells), done, width=30),
             Text(f"{done} of {len(self._cells)} cells, {len(self._running)} running, "),
@@ -139,17 +148,19 @@ class SweepDisplay:
             Text(f"{duration(self.seconds_left())} left"),
         )
         rows = Table.grid(padding=(0, 2))
-        for run, state in self._looked().items():
+        for run, (where, state) in looked.items():
             share = f"{state.share:.0%}" if math.isfinite(state.share) else "starting"
-            rows.add_row(self._name(self._cells[run]), share, self._gold(state), plain(self._running[run], "dim", 60))
+            rows.add_row(self._name(self._cells[run]), share, self._gold(state), plain(where, "dim", 60))
         return Group(bar, rows, Text(NOTICE, style="yellow") if self._stopping else Text())
 
-    def _looked(self) -> dict[str, CellState]:
-        """The states of the first running runs, read now and then."""
-        now, shown = self._clock(), list(self._running)[:SHOWN]
-        if now - self._shares[0] > LOOK_EVERY or set(shown) - set(self._shares[1]):
-            self._shares = now, {run: cell_state(self._results, self._cells[run]) for run in shown}
-        return {run: self._shares[1][run] for run in shown}
+    def _looked(self) -> dict[str, tuple[str, CellState]]:
+        """Where the first running runs are, and their states, read now and then; called by the drawing thread too."""
+        now, shown = self._clock(), dict(islice(self._running.copy().items(), SHOWN))
+        read_at, states = self._shares
+        if now - read_at > LOOK_EVERY or set(shown) - set(states):
+            states = {run: cell_state(self._results, self._cells[run]) for run in shown}
+            self._shares = now, states
+        return {run: (where, states[run]) for run, where in shown.items()}
 
     @staticmethod
     def _name(cell: Cell) -> Text:

@@ -87,9 +87,15 @@ def wide_console() -> Console:
 
 
 def print_dry_run(
-    cells: Sequence[Cell], states: States, projections: Projections, console: Console, *, jobs: int
+    cells: Sequence[Cell],
+    states: States,
+    projections: Projections,
+    console: Console,
+    *,
+    jobs: int = 1,
+    retry_failed: bool = False,
 ) -> None:
-    """Every cell with its state and cost, then the totals."""
+    """Every cell with its state and cost, then the totals of what would run."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         record = cell.record
@@ -109,7 +115,15 @@ def print_dry_run(
             table.add_row(*_row(cell, states[cell.run], projections[cell.run]))
         console.print(table)
     _print_reasons(cells, states, console)
-    _print_totals(cells, states, projections, console, jobs)
+    problems = {projections[cell.run].problem: cell.record.label for cell in cells}
+    for problem, label in problems.items():
+        if problem:
+            console.print(plain(f"{label} cannot be planned: {problem}", "red"), soft_wrap=True)
+    _print_counts(cells, states, console)
+    kinds = ("missing", "interrupted", "running", *(("failed",) if retry_failed else ()))
+    left = [cell for cell in cells if states[cell.run].kind in kinds]
+    if left:
+        _print_totals(left, states, projections, console, jobs)
 
 
 def _row(cell: Cell, state: CellState, cost: Projection) -> list[Text]:
@@ -165,7 +179,7 @@ def _print_reasons(cells: Sequence[Cell], states: States, console: Console) -> N
             console.print(Text.assemble(name, said), soft_wrap=True)
 
 
-def _print_totals(cells: Sequence[Cell], states: States, projections: Projections, console: Console, jobs: int) -> None:
+def _print_counts(cells: Sequence[Cell], states: States, console: Console) -> None:
     kinds = Counter(states[cell.run].kind for cell in cells)
     said = ", ".join(f"{kinds[kind]} {kind}" for kind in dict.fromkeys(states[cell.run].kind for cell in cells))
     console.print(Text(f"{len(cells)} cells: {said}"), soft_wrap=True)
@@ -173,20 +187,23 @@ def _print_totals(cells: Sequence[Cell], states: States, projections: Projection
     if untimed:
         note = f"{untimed} of the runs there are untimed (they shared their machine): no plot over seconds uses them"
         console.print(Text(note, style="dim"), soft_wrap=True)
-    left = [cell for cell in cells if states[cell.run].kind in ("missing", "interrupted", "running")]
-    if not left:
-        return
+
+
+def _print_totals(left: Sequence[Cell], states: States, projections: Projections, console: Console, jobs: int) -> None:
     shares = [1 - state.share if math.isfinite(state.share) else 1.0 for state in (states[cell.run] for cell in left)]
     costs = [projections[cell.run] for cell in left]
     nfe = sum(share * cost.nfe for share, cost in zip(shares, costs, strict=True))
-    exact = all(cost.exact for cost in costs) and not kinds["interrupted"] and not kinds["running"]
+    exact = all(cost.exact for cost in costs) and all(states[cell.run].kind == "missing" for cell in left)
+    evaluations = f"{'' if exact else 'about '}{count(nfe)} NFE" if math.isfinite(nfe) else "NFE unknown"
     known = [share * cost.seconds for share, cost in zip(shares, costs, strict=True) if math.isfinite(cost.seconds)]
     unknown = len(costs) - len(known)
-    line = f"to run: {len(left)} cells, {'' if exact else 'about '}{count(nfe)} NFE"
+    line = f"to run: {len(left)} cells, {evaluations}"
     if known:
+        several = max(sum(known) / jobs, *known)
         line += f", {duration(sum(known))} one after another"
-        line += f" (about {duration(sum(known) / jobs)} with {jobs} jobs, if as fast)" if jobs > 1 else ""
-        line += f", at most {_megabytes(max(c.memory_bytes for c in costs if math.isfinite(c.memory_bytes)))} a run"
+        line += f" (about {duration(several)} with {jobs} jobs, if as fast)" if jobs > 1 else ""
+    memory = [cost.memory_bytes for cost in costs if math.isfinite(cost.memory_bytes)]
+    line += f", at most {_megabytes(max(memory))} a run" if memory else ""
     if unknown:
         line += f"; time and memory of {unknown} of them unknown, no run of their like is finished here"
     console.print(Text(line, style="bold"), soft_wrap=True)
@@ -225,6 +242,17 @@ def print_sweep(cells: Sequence[Cell], states: States, console: Console) -> None
         )
     console.print(table)
     _print_reasons(cells, states, console)
+    _print_next([states[cell.run] for cell in cells], console)
+
+
+def _print_next(states: Sequence[CellState], console: Console) -> None:
+    """What the person can do about cells without a result."""
+    failed = sum(state.kind == "failed" and state.record for state in states)
+    unfinished = sum(state.kind in ("missing", "interrupted", "running") for state in states)
+    if unfinished:
+        console.print(Text(f"{unfinished} unfinished: give the same command again, and it goes on"), soft_wrap=True)
+    if failed:
+        console.print(Text(f"{failed} failed: --retry-failed runs them again"), soft_wrap=True)
 
 
 def _table() -> Table:
