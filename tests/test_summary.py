@@ -212,6 +212,19 @@ def test_runs_that_did_not_finish_are_listed_with_their_reason(tmp_path: Path) -
     }
 
 
+def test_a_run_at_another_learning_rate_that_diverged_is_counted_and_shown(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": line(0.1)}, range(2), factors={1: 0.02, 3: 0.01})
+    path = tmp_path / "study-flat-x3-s101" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "diverged", "reason": "a NaN"}))
+
+    summary = summarise(only(tmp_path))
+
+    assert [(one.label, one.seed, one.status, one.reason) for one in summary.ended] == [
+        ("flat", 101, "diverged", "at 3 x the learning rate: a NaN")
+    ]
+    assert {row.factor: row.gain.n for row in summary.tuning} == {1: 2, 3: 1}
+
+
 def test_other_learning_rates_are_told_by_factor(tmp_path: Path) -> None:
     write_study(
         tmp_path,

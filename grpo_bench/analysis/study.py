@@ -45,7 +45,7 @@ class View:
     curves: tuple[Curve, ...]
     """The finished runs."""
     unfinished: tuple[Curve, ...]
-    """Diverged, failed, interrupted or running: counted and shown, in no mean."""
+    """Diverged, failed, interrupted or running, also at other learning rates: counted and shown, in no mean."""
     bases: tuple[Curve, ...] = ()
     """The untrained base under other evaluation noise."""
     tuning: tuple[Curve, ...] = ()
@@ -277,7 +277,7 @@ def _view(name: str, found: Sequence[Curve], main: Sequence[Curve], suite: Suite
         baseline=baseline if baseline in labels or primary else "",
         primary=primary,
         curves=tuple(done),
-        unfinished=tuple(curve for curve in main if curve.unfinished),
+        unfinished=tuple(curve for curve in found if curve.part != "base" and curve.unfinished),
         bases=tuple(curve for curve in found if curve.part == "base"),
         tuning=tuple(curve for curve in found if curve.part == "tuning" and not curve.unfinished),
         references=suite.references.get(f"{record.workload}/{record.reward}") if suite else None,

@@ -230,8 +230,9 @@ def _gain(curve: Curve, column: str = "gold") -> float:
 
 
 def _reason(curve: Curve) -> str:
-    """Why a run is in no mean, where its status does not say it."""
-    return "" if curve.unfinished == curve.record.status else curve.unfinished
+    """Why a run is in no mean, where its status does not say it, and at what other learning rate it was."""
+    rate = f"at {curve.factor:.2g} x the learning rate" if curve.part == "tuning" else ""
+    return ": ".join(filter(None, (rate, "" if curve.unfinished == curve.record.status else curve.unfinished)))
 
 
 def _learned(gain: Estimate, floor: NoiseFloor | None) -> Learned:
