@@ -51,7 +51,8 @@ def test_the_verdict_comes_first_and_then_what_qualifies_it(tmp_path: Path) -> N
     assert lines[4].startswith("Frontier from 3,200 to 64,000 nfe: tree, ahead in 4 of 4 common seeds at its end, ")
     # tree makes three times the reward calls, so that flat is ahead on that axis: a win on one axis is told as such
     assert "over reward-calls: flat (ahead in 4 of 4 seeds at the cut)" in lines[5]
-    row = next(line for line in lines if line.startswith(" tree") and "better" in line)
+    row = next(line for line in lines if line.startswith(" tree") and "[+" in line)
+    assert row.split()[1] == "better"  # beside the label, where a narrow terminal does not fold it away
     assert "0.031 (0.031)" in row  # the permutation p, at its floor of 2 / 2^6
     assert "Noise floor: 2 evaluations of the untrained base lie up to 0.0100 apart" in said
     assert "the view is cut at 64,000, the least that any of its 16 runs spent" in said

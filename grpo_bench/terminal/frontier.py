@@ -126,8 +126,8 @@ def _leaders(found: AxisSummary) -> str:
 
 
 def _contrasts(summary: ViewSummary) -> Table:
-    table = _table("seeds", "difference [95%]", "[Bonferroni]", "Holm's p", "permutation p (floor)", "correlation")
-    table.add_column("verdict")
+    numbers = ("seeds", "difference [95%]", "[Bonferroni]", "Holm's p", "permutation p (floor)", "correlation")
+    table = _table(*numbers, word="verdict")
     for one in summary.contrasts:
         result = one.result
         low, high = result.bonferroni
@@ -140,17 +140,16 @@ def _contrasts(summary: ViewSummary) -> Table:
             _number(result.correlation, 2),
         )  # fmt: skip
         verdict = Text(one.verdict, style=WORDS.get(one.verdict, ""))
-        table.add_row(plain(one.label, limit=64), *map(Text, cells), verdict)
+        table.add_row(plain(one.label, limit=64), verdict, *map(Text, cells))
     return table
 
 
 def _gains(methods: Sequence[MethodSummary]) -> Table:
-    table = _table("seeds", "gold [95%]", "gain [95%]", "proxy gain")
-    table.add_column("learned")
+    table = _table("seeds", "gold [95%]", "gain [95%]", "proxy gain", word="learned")
     for one in methods:
         cells = (str(len(one.seeds)), _bracket(one.gold), _bracket(one.gain, signed=True), _signed(one.proxy_gain.mean))
         learned = Text(one.learned, style=WORDS.get(one.learned, ""))
-        table.add_row(plain(one.label, limit=64), *map(Text, cells), learned)
+        table.add_row(plain(one.label, limit=64), learned, *map(Text, cells))
     return table
 
 
@@ -239,10 +238,15 @@ def _most(lines: Sequence[str]) -> list[str]:
     return [*(f"  {line}" for line in lines[:SHOWN]), *more]
 
 
-def _table(*headings: str) -> Table:
-    """A table whose first column is labels and whose others are numbers."""
+def _table(*headings: str, word: str = "") -> Table:
+    """A table whose first column is labels and whose others are numbers.
+
+    What is said of each label in a word stands beside it: a narrow terminal folds what is further on.
+    """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("", overflow="fold")
+    if word:
+        table.add_column(word)
     for heading in headings:
         table.add_column(plain(heading, limit=80), justify="right")
     return table
