@@ -20,13 +20,14 @@ from studies import Spend, write_study
 
 from grpo_bench.analysis.claims import read_claims
 from grpo_bench.analysis.panels import first_middle_last
-from grpo_bench.analysis.report.figures import _CONTRAST, _DARK, _luminance, dark
+from grpo_bench.analysis.report.figures import _CONTRAST, _DARK, _luminance, dark, styles
 from grpo_bench.analysis.report.images import data_uri, gallery
 from grpo_bench.analysis.report.page import render, script_json, write_report
+from grpo_bench.analysis.report.samples import SIGNS, samples
 from grpo_bench.analysis.study import studies
 from grpo_bench.analysis.summary import summarise
 from grpo_bench.errors import UserError
-from grpo_bench.palette import KNOWN, method_colour
+from grpo_bench.palette import KNOWN, label_styles, method_colour
 from grpo_bench.store.suite import References
 from grpo_bench.terminal.frontier import print_study, qualifications
 
@@ -337,6 +338,20 @@ def test_a_small_image_is_inlined_exactly_and_a_large_one_reduced(study: Path) -
 
     assert np.array_equal(np.asarray(exact), image)
     assert (reduced.format, reduced.size) == ("JPEG", (256, 128))
+
+
+def test_a_sample_shows_a_labels_dashes_and_sign_as_the_figures_do(tmp_path: Path) -> None:
+    write_study(tmp_path, {"flat": line(0.6), "flat-window": line(0.7), "mix": line(0.8)}, range(2))
+
+    drawn = samples(styles(studies(tmp_path)))
+
+    assert {label: (one.dashes, one.hollow) for label, one in drawn.items()} == {
+        "flat": ("", False),
+        "flat-window": ("7 4", True),  # the same method as mix, which has the solid line
+        "mix": ("", False),
+    }
+    assert drawn["mix"].sign == drawn["flat-window"].sign != drawn["flat"].sign
+    assert {label_styles({name: name})[name].marker for name in (*KNOWN, *map(str, range(50)))} == set(SIGNS)
 
 
 def test_every_colour_can_be_seen_on_the_dark_ground() -> None:

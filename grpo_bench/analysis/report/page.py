@@ -20,6 +20,7 @@ from grpo_bench.analysis.report import fairness, origin, tables, verdict
 from grpo_bench.analysis.report.claimed import claims
 from grpo_bench.analysis.report.figures import Json, dark, ink_classes, styles, view_data
 from grpo_bench.analysis.report.images import MOST_BYTES, Gallery, gallery
+from grpo_bench.analysis.report.samples import samples
 from grpo_bench.analysis.report.words import Table, amount, clean
 from grpo_bench.analysis.study import Study, View, studies
 from grpo_bench.analysis.summary import ViewSummary, summarise
@@ -28,7 +29,6 @@ from grpo_bench.store.atomic import write_text
 
 HERE = Path(__file__).parent
 SCRIPTS = ("numbers.js", "figures.js", "page.js")
-_SVG_DASHES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def render(found: Sequence[Study]) -> str:
         notes=origin.notes(found),
         definitions=tables.DEFINITIONS,
         version=__version__,
-        style_of=_style_of(drawn),
+        style_of=samples(drawn),
         data=script_json(data),
         sheets=[Markup(sheet) for sheet in sheets],
         scripts=[Markup(script) for script in scripts],
@@ -227,9 +227,3 @@ def _ink(drawn: Mapping[str, Style]) -> str:
     light = "".join(f".{inks[label]}{{--ink:{style.colour}}}" for label, style in drawn.items())
     night = "".join(f".{inks[label]}{{--ink:{dark(style.colour)}}}" for label, style in drawn.items())
     return f"\n{light}\n@media screen and (prefers-color-scheme:dark){{{night}}}\n"
-
-
-def _style_of(drawn: Mapping[str, Style]) -> dict[str, tuple[str, str]]:
-    """Class and dashes of each label's sample line."""
-    inks = ink_classes(drawn)
-    return {label: (inks[label], _SVG_DASHES[style.dash]) for label, style in drawn.items()}
