@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from grpo_bench.executors.base import Event, Job
 from grpo_bench.store.points import encode
@@ -153,6 +155,24 @@ def test_a_job_is_told_all_that_was_asked_for(tmp_path: Path, cell: Cell) -> Non
     (job,) = executor.jobs
     assert (job.run, job.plugins, job.threads, job.gpus) == (cell.run, ("mine.py",), 3, 0.5)
     assert (job.results, job.config_toml) == (tmp_path, cell.config.to_toml())
+
+
+def test_a_run_that_is_held_when_its_job_ends_is_waited_for_and_taken_over(tmp_path: Path, cell: Cell) -> None:
+    """Given a run whose sweep was killed and whose process lives on, and takes the folder before its job can."""
+    stored(tmp_path, cell, "interrupted", nfe=(0,))
+    lock = FileLock(tmp_path / cell.run / "run.lock", thread_local=False)
+
+    class Late(Told):
+        def execute(self, jobs: Sequence[Job], notify, should_stop) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            if not self.jobs:
+                lock.acquire()
+                threading.Timer(0.7, lock.release).start()
+            super().execute(jobs, notify, should_stop)
+
+    executor = Late(code=2, message="is being written by another process")
+    swept([cell], Task(tmp_path), executor)
+
+    assert [job.run for job in executor.jobs] == [cell.run, cell.run]
 
 
 def test_once_asked_to_stop_nothing_is_begun(tmp_path: Path, cells: tuple[Cell, ...]) -> None:
