@@ -177,7 +177,7 @@ def test_the_reason_of_a_failure_is_printed_as_it_is_and_harmless(trip: Path, tm
     announce(tmp_path, suite_record(parse_suite(text), suite_cells(parse_suite(text))))
     said = cli_here("sweep", str(suite), "--results", str(tmp_path))
     assert said.returncode == 1
-    assert "failed: RuntimeError: [red]tripped over a wire" in said.stdout
+    assert ") failed: RuntimeError: [red]tripped over a wire" in said.stdout
     assert "\x1b" not in said.stdout
 
 
@@ -220,15 +220,24 @@ def test_lost_points_of_a_done_run_are_rebuilt(
     assert points.read_bytes() == before
 
 
-def test_a_run_that_another_process_holds_is_waited_for(cells: tuple[Cell, ...], tmp_path: Path) -> None:
+def test_a_run_that_another_process_holds_is_waited_for(
+    cells: tuple[Cell, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Given a killed sweep's run that still writes, when swept, then the rest runs first and that one at last."""
     flat, tree = cells
     swept([flat], tmp_path, Here(stop_after=1))
     lock = FileLock(tmp_path / flat.run / "run.lock", thread_local=False)
     lock.acquire()
-    threading.Timer(1.0, lock.release).start()
+
+    def frees(event: Event) -> None:
+        if event.kind == "ended" and event.job.run == tree.run:
+            threading.Timer(1.0, lock.release).start()
+
     executor = Here()
-    states = swept(cells, tmp_path, executor)
+    states = carry_out(cells, Task(tmp_path), executor, frees, never)
+    assert [record.message for record in caplog.records if record.name == "grpo_bench.sweeping.sweep"] == [
+        f"waiting for {flat.run}, which another process writes"
+    ]
     assert executor.ran == [tree.run, flat.run]
     assert {state.kind for state in states.values()} == {"done"}
 
@@ -260,6 +269,22 @@ def test_a_cell_that_left_no_folder_keeps_what_was_heard_of_it(
 
     states = carry_out(cells, Task(tmp_path), Ends(), ignored, never)
     assert {(state.kind, state.reason) for state in states.values()} == {(shown, "too early")}
+
+
+def test_a_run_that_a_full_disk_stopped_is_unfinished_and_not_failed(cells: tuple[Cell, ...], tmp_path: Path) -> None:
+    """Given a refusal amid a run whose record still says that it goes on, then the same command takes it up again."""
+
+    class Refuses(Here):
+        def execute(
+            self, jobs: Sequence[Job], notify: Callable[[Event], None], should_stop: Callable[[], bool]
+        ) -> None:
+            super().execute(jobs, notify, should_stop)
+            for job in jobs:
+                notify(Event("ended", job, code=2, message="no space is left"))
+
+    states = swept(cells, tmp_path, Refuses(stop_after=1))
+    assert {state.kind for state in states.values()} == {"interrupted"}
+    assert {state.kind for state in swept(cells, tmp_path).values()} == {"done"}
 
 
 def test_projecting_many_cells_takes_as_long_for_each_as_for_few(tmp_path: Path) -> None:

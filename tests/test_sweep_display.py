@@ -105,10 +105,17 @@ def test_the_table_ends_with_what_can_be_done(cells: tuple[Cell, ...]) -> None:
     console = Console(file=io.StringIO(), width=100)
     flat, tree = (cell.run for cell in cells)
     print_sweep(
-        cells, {flat: CellState("interrupted", record=True), tree: CellState("failed", "why", record=True)}, console
+        cells,
+        {
+            flat: CellState("interrupted", "killed by SIGKILL", record=True),
+            tree: CellState("failed", "why", record=True),
+        },
+        console,
     )
     print_sweep(cells, {flat: CellState("done"), tree: CellState("done")}, console)
     assert isinstance(console.file, io.StringIO)
     said = console.file.getvalue()
+    assert f"seed 0 ({flat}) interrupted: killed by SIGKILL" in said
+    assert f"seed 0 ({tree}) failed: why" in said
     assert said.count("1 unfinished: give the same command again") == 1
     assert said.count("1 failed: --retry-failed runs them again") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +14,15 @@ from grpo_bench.errors import UserError
 from grpo_bench.executors.base import Event, Job
 from grpo_bench.executors.process import INTERRUPTED
 from grpo_bench.store.atomic import saving
+from grpo_bench.store.run import holder_of
 from grpo_bench.store.suite import SuiteRecord, read_suite, suite_path, write_suite
 from grpo_bench.sweeping.cells import Cell
 from grpo_bench.sweeping.state import ENDED, CellState, busy, cell_state
 
 if TYPE_CHECKING:
     from grpo_bench.executors.base import Executor
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 """Between two looks at a run that another process holds."""
@@ -78,16 +82,26 @@ def carry_out(
         last[event.job.run] = event
         notify(event)
 
+    told: set[str] = set()
     pending = [cell for cell in cells if wanted(cell_state(task.results, cell), retry_failed=retry_failed)]
     while pending and not should_stop():
         free = [cell for cell in pending if not busy(task.results, cell.run)]
         if free:
             executor.execute([task.job(cell) for cell in free], heard, should_stop)
         else:
+            _tell_of_waiting(task.results, pending, told)
             time.sleep(POLL_SECONDS)
         tried = {cell.run for cell in free if not busy(task.results, cell.run)}
         pending = [cell for cell in pending if cell.run not in tried]
     return {cell.run: _final(task.results, cell, last.get(cell.run)) for cell in cells}
+
+
+def _tell_of_waiting(results: Path, pending: Sequence[Cell], told: set[str]) -> None:
+    """Say once of each run who else writes it."""
+    for cell in pending:
+        if cell.run not in told:
+            told.add(cell.run)
+            log.warning("waiting for %s, which %s writes", cell.run, holder_of(results / cell.run) or "another process")
 
 
 def _final(results: Path, cell: Cell, last: Event | None) -> CellState:
@@ -95,7 +109,7 @@ def _final(results: Path, cell: Cell, last: Event | None) -> CellState:
     state = cell_state(results, cell)
     if last is None or not last.message or state.kind in ENDED or state.reason:
         return state
-    refused = last.kind == "ended" and last.code != INTERRUPTED
+    refused = state.kind == "missing" and last.kind == "ended" and last.code != INTERRUPTED
     return replace(state, kind="failed" if refused else state.kind, reason=last.message)
 
 

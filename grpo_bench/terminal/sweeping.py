@@ -170,13 +170,14 @@ def _megabytes(amount: float) -> str:
 
 
 def _print_reasons(cells: Sequence[Cell], states: States, console: Console) -> None:
-    """What diverged, failed or is damaged, each with its reason on a line of its own."""
+    """What diverged, failed, is damaged or was lost, each with its reason on a line of its own."""
     for cell in cells:
         state = states[cell.run]
-        if state.kind in ("failed", "damaged", "diverged"):
+        asked_to = state.kind == "interrupted" and state.reason.startswith("stopped")
+        if state.kind in ("failed", "damaged", "diverged") or (state.reason and state.kind != "done" and not asked_to):
             name = plain(f"{cell.record.label}, seed {cell.record.seed} ({cell.run})", "bold", 160)
-            said = plain(f" {state.kind}: {state.reason or 'no reason is stored'}", _STYLES[state.kind])
-            console.print(Text.assemble(name, said), soft_wrap=True)
+            said = plain(f"{state.kind}: {state.reason or 'no reason is stored'}", _STYLES.get(state.kind, "yellow"))
+            console.print(Text.assemble(name, " ", said), soft_wrap=True)
 
 
 def _print_counts(cells: Sequence[Cell], states: States, console: Console) -> None:
@@ -247,6 +248,7 @@ def print_sweep(cells: Sequence[Cell], states: States, console: Console) -> None
 
 def _print_next(states: Sequence[CellState], console: Console) -> None:
     """What the person can do about cells without a result."""
+    # What was refused before it had a folder is not among them: it is mended by what its reason says.
     failed = sum(state.kind == "failed" and state.record for state in states)
     unfinished = sum(state.kind in ("missing", "interrupted", "running") for state in states)
     if unfinished:
