@@ -166,7 +166,7 @@ def test_a_whole_run_that_is_left_out_is_found_though_the_manifest_agrees(bundle
 
 def test_points_that_lost_their_columns_are_in_no_figure_so_that_figures_differ(bundle: Path) -> None:
     found = verify_bundle(
-        repacked(bundle, lambda files: files.update({POINTS: table({"gold": [0.1, 0.2]})}), hashes=True)
+        repacked(bundle, lambda files: files.update({POINTS: table({"iteration": [0, 1]})}), hashes=True)
     )
 
     assert kinds(found).keys() == {"figure"}
@@ -180,7 +180,8 @@ def test_points_that_lost_their_columns_are_in_no_figure_so_that_figures_differ(
         (lambda files: files.update({POINTS: b""}), "damaged"),
         (lambda files: files.update({POINTS: table({"gold": ["high", "low"]})}), "holds no numbers"),
         (lambda files: files.update({POINTS: table({"seed": [1.0, 2.0]})}), "no points have"),
-        (lambda files: files.update({"small/study-tree-s0/run.json": b"[" * 100_000}), "cannot be analysed"),
+        (lambda files: files.update({POINTS: table({"gold": [0.1, 0.2]})}), "not every point has its iteration"),
+        (lambda files: files.update({"small/study-tree-s0/run.json": b"[" * 100_000}), "nested too deeply"),
         (lambda files: files.update({"small/study-tree-s0/run.json": b"\xff\xfe"}), "no text"),
         (lambda files: files.update({"small/study.suite.json": b"{}"}), "no schema version"),
         (

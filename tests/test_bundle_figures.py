@@ -131,7 +131,7 @@ def test_all_runs_together_may_hold_so_many_numbers_and_no_more(bundle: Path) ->
     each = 5 * columns.pop()
 
     assert content_of(files, Limits(numbers=4 * each)).runs == content.runs
-    with pytest.raises(UserError, match=r"study-tree-s1/points\.parquet is too large: 5 rows"):
+    with pytest.raises(UserError, match=r"the runs up to small/study-tree-s1 have more than .* bundle fewer runs"):
         content_of(files, Limits(numbers=4 * each - 1))
     with pytest.raises(UserError, match=r"study-flat-s0/points\.parquet is too large"):
         content_of(files, Limits(numbers=each - 1))
@@ -157,7 +157,7 @@ def test_a_column_that_is_there_twice_is_refused(bundle: Path) -> None:
     twice = pa.table([pa.array([0.1]), pa.array([0.9])], names=["gold", "gold"])
     parquet.write_table(twice.replace_schema_metadata({VERSION_KEY: b"1"}), sink)
 
-    assert "has it twice: 'gold'" in said_of(bundle, sink.getvalue())
+    assert "has a column twice: 'gold'" in said_of(bundle, sink.getvalue())
 
 
 def test_a_mean_is_over_the_values_that_are_there(bundle: Path) -> None:
@@ -196,4 +196,4 @@ def test_a_file_that_says_it_has_fewer_rows_than_its_parts_is_not_unpacked(bundl
     footer = len(points) - 8 - int.from_bytes(points[-8:-4], "little")
     place = points.index(rows, footer)
 
-    assert "too large: 5 rows of 1 columns" in said_of(bundle, points[:place] + few + points[place + len(rows) :])
+    assert "not stored as one group of rows" in said_of(bundle, points[:place] + few + points[place + len(rows) :])

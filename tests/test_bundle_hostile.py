@@ -182,7 +182,7 @@ def test_unpacked_bytes_are_counted_and_not_believed(tmp_path: Path) -> None:
 
     refused(path, "too large: it unpacks to more than 49,998 bytes", Limits(unpacked=50_000))
     refused(path, "too large", Limits(unpacked=100_000))
-    refused(path, "too large", Limits(entry=Limits().entry | {"run": 59_999}))
+    refused(path, "too large", Limits(entry=Limits().entry | {"record": 59_999}))
     assert read_archive(path, Limits(unpacked=120_002)).files[CONFIG] == zeros
 
 

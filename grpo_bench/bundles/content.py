@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
 
+import numpy as np
 from pydantic import JsonValue
 
-from grpo_bench.analysis.study import Study, studies_of
+from grpo_bench.analysis.study import Floats, Study, studies_of
 from grpo_bench.analysis.summary import summarise, to_json
 from grpo_bench.bundles.layout import Limits, RunFigures, place_of
 from grpo_bench.errors import UserError
 from grpo_bench.store.names import clean_text
-from grpo_bench.store.points import parse_table
-from grpo_bench.store.reader import RUN_COLUMNS, StoredRun, together
+from grpo_bench.store.points import check_points, parse_table
+from grpo_bench.store.reader import StoredRun, together
 from grpo_bench.store.record import parse_record
 from grpo_bench.store.run import CONFIG, POINTS, RECORD
 from grpo_bench.store.suite import SUFFIX, SuiteRecord, parse_suite
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 2_000
 """The most columns that a run's points may have."""
+DOTS = 300
+"""The most in one line of a config: a key of n dotted parts takes memory that grows with its square."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def content_of(files: Mapping[str, bytes], limits: Limits | None = None) -> Cont
     suites: dict[str, list[SuiteRecord]] = {}
     for name, data in sorted(files.items()):
         place = place_of(name)
-        if place is not None and place.kind == "run":
+        if place is not None and place.kind in ("record", "points"):
             runs.setdefault(place.folder, {}).setdefault(place.run, {})[place.file] = data
         elif place is not None and place.kind == "suite":
             suites.setdefault(place.folder, []).append(_suite(data, name))
@@ -63,11 +67,17 @@ def content_of(files: Mapping[str, bytes], limits: Limits | None = None) -> Cont
     left = limits.numbers
     for folder in sorted(runs.keys() | suites.keys()):
         stored = []
+        uses = Counter(run for suite in suites.get(folder, []) for run in {cell.run for cell in suite.cells})
         for run, own in runs.get(folder, {}).items():
-            one = read_run(own, f"{folder}/{run}", limits, most=left)
+            one = read_run(own, f"{folder}/{run}", limits)
             if one.record.run != run:
                 raise UserError(f"{folder}/{run} holds another run's {RECORD} ({one.record.run})")
-            left -= one.points.size
+            left -= one.points.size * max(1, uses[run])
+            if left < 0:
+                raise UserError(
+                    f"the runs up to {folder}/{run} have more than {limits.numbers:,} numbers, each counted "
+                    "once a suite: bundle fewer runs"
+                )
             stored.append(one)
             figures[f"{folder}/{run}"] = _means(one.points)
             versions.add(one.record.rules_version)
@@ -80,10 +90,8 @@ def content_of(files: Mapping[str, bytes], limits: Limits | None = None) -> Cont
     return Content(tuple(found), figures, views, tuple(sorted(versions)))
 
 
-def read_run(
-    files: Mapping[str, bytes], name: str, limits: Limits | None = None, *, most: int | None = None
-) -> StoredRun:
-    """One run from its files' bytes; `name` is what an error calls it, `most` how many numbers its points may hold.
+def read_run(files: Mapping[str, bytes], name: str, limits: Limits | None = None) -> StoredRun:
+    """One run from its files' bytes; `name` is what an error calls it.
 
     Raises:
         UserError: a file is missing, damaged or too large.
@@ -96,43 +104,63 @@ def read_run(
         raise UserError(f"{name} is not a whole run, it has no {absent[0]}")
     record = parse_record(_text(files[RECORD], f"{name}/{RECORD}"), Path(name, RECORD))
     config = _text(files[CONFIG], f"{name}/{CONFIG}")
+    if any(line.count(".") > DOTS for line in config.split("\n")):
+        raise UserError(f"{name}/{CONFIG} has a line of more than {DOTS:,} dots, which no config has")
     if POINTS not in files:
         return StoredRun(record, config, pd.DataFrame())
-    return StoredRun(
-        record, config, _points(files[POINTS], f"{name}/{POINTS}", limits, limits.numbers if most is None else most)
-    )
+    return StoredRun(record, config, _points(files[POINTS], f"{name}/{POINTS}", limits))
 
 
-def _points(data: bytes, name: str, limits: Limits, most: int) -> pd.DataFrame:
-    """Points from bytes that may be hostile: a small file can say that it unpacks to any number of rows."""
+def _points(data: bytes, name: str, limits: Limits) -> pd.DataFrame:
+    """Points from bytes that may be hostile: a small file can hold any number of rows, and any number of bytes in few.
+
+    So columns must be packed by snappy, as this program packs them, which makes 64 bytes of 3 and no more, and no two
+    of them may share their data.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
-        rows, schema = file.metadata.num_rows, file.schema_arrow
-        inside = sum(file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups))
+        schema, stored = file.schema_arrow, file.metadata
+        groups = [stored.row_group(number) for number in range(min(2, stored.num_row_groups))]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{name} is damaged ({clean_text(str(error), 80)})") from error
-    if rows > limits.points or inside != rows or len(schema) > COLUMNS or rows * len(schema) > most:
+    rows = stored.num_rows
+    if rows > limits.points or len(schema) > COLUMNS or rows * len(schema) > limits.numbers:
         raise UserError(f"{name} is too large: {rows:,} rows of {len(schema):,} columns")
-    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
-    other = [field.name for field in schema if not any(is_kind(field.type) for is_kind in numbers)]
-    if other:
-        raise UserError(f"{name} has a column that holds no numbers: {clean_text(other[0], 60)!r}")
-    taken = [column for column in schema.names if column in RUN_COLUMNS or schema.names.count(column) > 1]
-    if taken:
-        raise UserError(f"{name} has a column that no points have, or has it twice: {clean_text(taken[0], 60)!r}")
-    frame: pd.DataFrame = parse_table(data, Path(name)).replace_schema_metadata(None).to_pandas()
+    if len(groups) > 1 or any(group.num_rows != rows for group in groups):
+        raise UserError(f"{name} is not stored as one group of rows, as grpo-bench stores points")
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    packed = {column.compression for column in columns} <= {"SNAPPY", "UNCOMPRESSED"}
+    if not packed or sum(column.total_compressed_size for column in columns) > len(data):
+        raise UserError(f"{name} is not packed as grpo-bench packs points: by snappy, each column for itself")
+    twice = [column for column, times in Counter(schema.names).items() if times > 1]
+    if twice:
+        raise UserError(f"{name} has a column twice: {clean_text(twice[0], 60)!r}")
+    table = parse_table(data, Path(name))
+    check_points(table, Path(name))
+    frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas()
     return frame
 
 
 def _means(points: pd.DataFrame) -> RunFigures:
-    means: dict[str, float | None] = {}
-    for column in points.columns:
-        values = [float(value) for value in points[column] if value is not None and math.isfinite(value)]
-        means[str(column)] = math.fsum(values) / len(values) if values else None
-    return RunFigures(points=len(points), means=means)
+    figures = RunFigures(points=len(points), values={}, means={}, weighted={})
+    for column in map(str, points.columns):
+        values = points[column].to_numpy(dtype=np.float64, na_value=np.nan)
+        there = np.flatnonzero(np.isfinite(values))
+        figures.values[column] = len(there)
+        figures.means[column] = _mean(values[there], np.ones(len(there)))
+        figures.weighted[column] = _mean(values[there], there.astype(np.float64) + 1)
+    return figures
+
+
+def _mean(values: Floats, weights: Floats) -> float | None:
+    """Exactly rounded, so that it is the same on every machine; None where there are no values, or too large ones."""
+    try:
+        return math.fsum(values * (weights / weights.sum())) if len(values) else None
+    except OverflowError:
+        return None
 
 
 def _suite(data: bytes, name: str) -> SuiteRecord:

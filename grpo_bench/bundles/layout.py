@@ -25,13 +25,19 @@ _RUN = f"(?P<folder>{NAME_PATTERN})/(?P<run>{NAME_PATTERN})"
 _PATTERNS = {
     "manifest": re.escape(MANIFEST),
     "suite": rf"(?P<folder>{NAME_PATTERN})/(?P<file>{NAME_PATTERN}\.suite\.json)",
-    "run": rf"{_RUN}/(?P<file>{re.escape(CONFIG)}|{re.escape(RECORD)}|{re.escape(POINTS)}|{re.escape(SCORES)})",
+    "record": rf"{_RUN}/(?P<file>{re.escape(CONFIG)}|{re.escape(RECORD)})",
+    "points": rf"{_RUN}/(?P<file>{re.escape(POINTS)})",
+    "scores": rf"{_RUN}/(?P<file>{re.escape(SCORES)})",
     "prompts": rf"{_RUN}/images/(?P<file>prompts\.json)",
     "picture": rf"{_RUN}/images/panel-\d{{6,12}}/(?P<file>index\.json|\d{{3}}\.png)",
 }
 _KINDS = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}
 _MEGABYTE = 1_000_000
-_LARGEST = {"manifest": 64, "suite": 16, "run": 16, "prompts": 16, "picture": 64}
+_LARGEST = {"manifest": 24, "suite": 4, "record": 0.5, "points": 16, "scores": 16, "prompts": 16, "picture": 64}
+TEXTS = ("manifest", "suite", "record")
+"""Kinds that are parsed, which takes many times their bytes of memory."""
+READ = (*TEXTS, "points")
+"""Kinds that figures are made of; of the others only sizes and hashes are looked at."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,16 @@ class Limits:
     entries: int = 10_000
     unpacked: int = 1000 * _MEGABYTE
     """Bytes of all entries together, counted as they are unpacked."""
-    entry: dict[str, int] = field(default_factory=lambda: {kind: size * _MEGABYTE for kind, size in _LARGEST.items()})
+    entry: dict[str, int] = field(
+        default_factory=lambda: {kind: int(size * _MEGABYTE) for kind, size in _LARGEST.items()}
+    )
     """Bytes of one entry by its kind, likewise."""
+    text: int = 32 * _MEGABYTE
+    """Bytes of all entries in TEXTS together."""
     points: int = 100_000
     """Rows of one run."""
     numbers: int = 20_000_000
-    """Values in the points of all runs together."""
+    """Values in the points of all runs together, counted once for each suite that a run is in."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +79,19 @@ class EntryRecord(BaseModel):
 
 
 class RunFigures(BaseModel):
-    """A run's points in short: a changed number of any row or column changes a mean."""
+    """A run's points in short: a number that is changed, removed or exchanged with another row's changes one of them.
+
+    All are over the values that are there, finite; None where there are none.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     points: int
+    values: dict[str, int]
+    """How many of a column's values are there."""
     means: dict[str, float | None]
-    """Over a column's values that are there; None where there are none."""
+    weighted: dict[str, float | None]
+    """Means in which the first row counts once, the second twice, and so on."""
 
 
 class Manifest(BaseModel):

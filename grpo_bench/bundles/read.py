@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from grpo_bench.bundles.layout import EntryRecord, Limits, place_of
+from grpo_bench.bundles.layout import READ, TEXTS, EntryRecord, Limits, place_of
 from grpo_bench.errors import UserError
 from grpo_bench.store.names import clean_text
 
@@ -31,7 +31,8 @@ _LOCATOR_SIZE, _LOCATOR = 20, b"PK\x06\x07"
 _MOST_PER_ENTRY = 46 + 300
 """Bytes of one entry in the central directory: its header and a name longer than any bundle's."""
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
-_DESCRIPTOR = 0x8
+_UTF8 = 0x800
+"""The one flag that an entry of a bundle may have: its name is plain either way."""
 _DOS_FOLDER, _DOS_LINK = 0x10, 0x400
 
 
@@ -45,7 +46,7 @@ class Archive:
     entries: dict[str, EntryRecord]
     """What each entry really holds."""
     files: dict[str, bytes]
-    """The content of all entries but pictures."""
+    """The content of the entries that figures are made of."""
 
 
 def read_archive(path: Path, limits: Limits | None = None) -> Archive:
@@ -57,9 +58,9 @@ def read_archive(path: Path, limits: Limits | None = None) -> Archive:
     limits = limits or Limits()
     try:
         with path.open("rb") as file:
-            size, start = _check_ends(file, path, limits)
+            size, count, start = _check_ends(file, path, limits)
             digest = _digest(file)
-            entries, files = _read_all(file, path, start, limits)
+            entries, files = _read_all(file, path, count, start, limits)
     except FileNotFoundError as error:
         raise UserError(f"there is no bundle {path}") from error
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, struct.error) as error:
@@ -67,8 +68,11 @@ def read_archive(path: Path, limits: Limits | None = None) -> Archive:
     return Archive(digest, size, entries, files)
 
 
-def _check_ends(file: BufferedReader, path: Path, limits: Limits) -> tuple[int, int]:
-    """The file's size and where its list of entries begins; refuses one that would itself be too much to read."""
+def _check_ends(file: BufferedReader, path: Path, limits: Limits) -> tuple[int, int, int]:
+    """The file's size, how many entries it says it has, and where their list begins.
+
+    Refuses a list that would itself be too much to read.
+    """
     size = file.seek(0, 2)
     if size > limits.unpacked + limits.entries * _MOST_PER_ENTRY:
         raise UserError(f"{path} has {size:,} bytes, more than the {limits.unpacked:,} that a bundle may unpack to")
@@ -86,7 +90,7 @@ def _check_ends(file: BufferedReader, path: Path, limits: Limits) -> tuple[int, 
         raise UserError(f"{path} is no bundle: its list of entries is split, oversized or for larger files (zip64)")
     if offset + length + _END.size != size:
         raise UserError(f"{path} is no bundle: its list of entries is not where it says")
-    return size, offset
+    return size, entries, offset
 
 
 def _digest(file: BufferedReader) -> str:
@@ -95,32 +99,37 @@ def _digest(file: BufferedReader) -> str:
 
 
 def _read_all(
-    file: BufferedReader, path: Path, start: int, limits: Limits
+    file: BufferedReader, path: Path, stated: int, start: int, limits: Limits
 ) -> tuple[dict[str, EntryRecord], dict[str, bytes]]:
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
     if len(infos) > limits.entries:
         raise UserError(f"{path} has more than {limits.entries:,} entries, which no bundle has")
+    if len(infos) != stated:
+        raise UserError(f"{path} is no bundle: it lists {len(infos):,} entries and says that it has {stated:,}")
     _check_names([info.orig_filename for info in infos])
     for info in infos:
         _check_entry(info)
     entries: dict[str, EntryRecord] = {}
     files: dict[str, bytes] = {}
-    at, total = 0, 0
+    at, total, text = 0, 0, 0
     for info in sorted(infos, key=lambda one: one.header_offset):
         at = _check_header(file, info, at)
         place = place_of(info.filename)
         assert place is not None  # _check_entry refused the others
         most = min(limits.entry[place.kind], limits.unpacked - total)
+        if place.kind in TEXTS:
+            most = min(most, limits.text - text)
+            text += info.file_size
         digest, kept, count = hashlib.sha256(), bytearray(), 0
         for chunk in _unpack(file, info, most):
             digest.update(chunk)
             count += len(chunk)
-            if place.kind != "picture":
+            if place.kind in READ:
                 kept += chunk
         total += count
         entries[info.filename] = EntryRecord(sha256=digest.hexdigest(), size=count)
-        if place.kind != "picture":
+        if place.kind in READ:
             files[info.filename] = bytes(kept)
     if at != start:
         raise UserError(f"{path} is no bundle: something stands between its entries and their list")
@@ -163,8 +172,8 @@ def _check_entry(info: zipfile.ZipInfo) -> None:
         raise UserError(f"the bundle's entry {said} is packed by a method other than deflate")
     if place_of(raw) is None:
         raise UserError(f"the bundle's entry {said} is of no kind that a bundle has")
-    if info.extra or info.comment or info.flag_bits & _DESCRIPTOR:
-        raise UserError(f"the bundle's entry {said} has extra fields, which `grpo-bench bundle` never writes")
+    if info.extra or info.comment or info.volume or info.flag_bits & ~_UTF8:
+        raise UserError(f"the bundle's entry {said} has flags or extra fields, which `grpo-bench bundle` never writes")
 
 
 def _check_header(file: BufferedReader, info: zipfile.ZipInfo, at: int) -> int:

@@ -20,7 +20,7 @@ from grpo_bench import __version__
 from grpo_bench.analysis.panels import slim_images
 from grpo_bench.analysis.study import result_folders
 from grpo_bench.bundles.content import Content, content_of, read_run
-from grpo_bench.bundles.layout import FORMAT_VERSION, MANIFEST, EntryRecord, Limits, Manifest, place_of
+from grpo_bench.bundles.layout import FORMAT_VERSION, MANIFEST, TEXTS, EntryRecord, Limits, Manifest, place_of
 from grpo_bench.errors import UserError
 from grpo_bench.store.atomic import write_bytes
 from grpo_bench.store.names import NAME_PATTERN, clean_text
@@ -42,7 +42,7 @@ class Bundled:
     runs: int
     pictures: int
     skipped: tuple[str, ...]
-    """One sentence for each folder that is no whole run."""
+    """One sentence for each folder that is no whole run, and for each run whose images are damaged."""
 
 
 def write_bundle(folder: Path, path: Path, images: Images = "median") -> Bundled:
@@ -61,7 +61,10 @@ def write_bundle(folder: Path, path: Path, images: Images = "median") -> Bundled
         raise UserError(f"{folder} has no whole run to bundle; {skipped[0] if skipped else 'make some first'}")
     content = content_of(files)
     for run in sources if images == "all" else _medians(content) if images == "median" else ():
-        files |= _pictures(sources[run], run)
+        try:
+            files |= _pictures(sources[run], run)
+        except UserError as error:
+            skipped.append(str(error))
     _check_size(files)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -128,6 +131,11 @@ def _check_size(files: Mapping[str, bytes]) -> None:
     if large:
         raise UserError(f"{large[0]} is too large for a bundle ({len(files[large[0]]):,} bytes)")
     total = sum(map(len, files.values()))
+    text = sum(len(data) for name, data in files.items() if _kind(name) in TEXTS)
+    if text > limits.text - limits.entry["manifest"]:
+        raise UserError(
+            f"the runs' records, configs and suites are too large for a bundle ({text:,} bytes): bundle fewer"
+        )
     if len(files) >= limits.entries or total > limits.unpacked - limits.entry["manifest"]:
         raise UserError(
             f"a bundle takes {limits.entries:,} entries and {limits.unpacked:,} bytes, and this would have "

@@ -10,11 +10,12 @@ import hashlib
 import io
 import json
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError
 from grpo_bench.store.atomic import remove_folder, write_folder
-from grpo_bench.store.names import check_name, clean_text
+from grpo_bench.store.names import check_name, clean_text, parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,25 +66,43 @@ def load_images(path: Path) -> NDArray[np.uint8]:
         UserError: when the set is missing or damaged.
     """
     import numpy as np
-    from PIL import Image
 
     try:
-        index = json.loads((path / "index.json").read_text(encoding="utf-8"))
+        index = parse_json((path / "index.json").read_text(encoding="utf-8"))
+        if not isinstance(index, dict):
+            raise ValueError("its index is no table")
         count, height, width, columns, rows = (int(index[k]) for k in ("count", "height", "width", "columns", "rows"))
         tiles = []
         for sheet in range(math.ceil(count / (rows * columns))):
-            with Image.open(path / f"{sheet:03d}.png") as image:
-                pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
+            pixels = _sheet(path / f"{sheet:03d}.png", (columns * width, rows * height))
             grid = pixels.reshape(-1, height, columns, width, 3).swapaxes(1, 2)
             tiles.append(grid.reshape(-1, height, width, 3))
         images: NDArray[np.uint8] = np.concatenate(tiles)[:count]
-    except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError, ArithmeticError) as error:
         raise UserError(f"The images in {path} are missing or damaged ({clean_text(str(error), 100)}).") from error
     if len(images) != count:
         raise UserError(f"The images in {path} are damaged: {len(images)} of {count} are there.")
     if index.get("sha256", "") not in ("", pixels_digest(images)):
         raise UserError(f"The images in {path} are damaged: they are not those that were stored.")
     return images
+
+
+def _sheet(path: Path, most: tuple[int, int]) -> NDArray[np.uint8]:
+    """The pixels of one sheet, uint8 (H, W, 3), which is no wider and no higher than `most`: a small file can hold more
+    pixels than fit in memory. Nothing but a PNG is read, whatever the file is.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("PNG",)) as image:
+                if image.width != most[0] or image.height > most[1]:
+                    raise ValueError(f"{path.name} has {image.width} x {image.height} pixels")
+                return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def pixels_digest(images_BHWC: NDArray[np.uint8]) -> str:
@@ -102,7 +121,7 @@ def stored_digest(path: Path) -> str | None:
         UserError: they are damaged. Looked at only where the index, written before it held digests, lacks one.
     """
     try:
-        index = json.loads((path / "index.json").read_text(encoding="utf-8"))
+        index = parse_json((path / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     digest = index.get("sha256") if isinstance(index, dict) else None

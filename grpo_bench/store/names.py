@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 
@@ -42,6 +43,18 @@ def clean_text(text: str, limit: int = 500) -> str:
     plain = "".join(map(_harmless, _ANSI.sub("", text)))
     line = " ".join(plain.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def parse_json(text: str) -> object:
+    """JSON that anybody may have written.
+
+    Raises:
+        ValueError: it is none, or nested deeper than any file of this program (for which `json` has another error).
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _harmless(character: str) -> str:

@@ -19,6 +19,11 @@ Value = int | float | None
 Row = Mapping[str, Value]
 
 VERSION_KEY = b"grpo_bench.schema_version"
+RUN_COLUMNS = (
+    "run", "status", "reason", "method", "recipe", "reward", "workload", "seed", "protocol", "tier", "timed",
+    "gold_is_proxy", "rules_version", "numerics_version", "device",
+)  # fmt: skip
+"""What a table of several runs says of each point's run; no column of points itself is called so."""
 
 
 def encode(rows: Sequence[Row]) -> bytes:
@@ -41,7 +46,13 @@ def read_table(path: Path, *, mend: str = "") -> pa.Table:
         UserError: when it is truncated or otherwise damaged, or written by a newer version.
         FileNotFoundError: when it is missing.
     """
-    return parse_table(path.read_bytes(), path, mend=mend)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({clean_text(str(error), 100)}): {mend or 'delete it'}.") from error
+    return parse_table(data, path, mend=mend)
 
 
 def parse_table(data: bytes, path: Path, *, mend: str = "") -> pa.Table:
@@ -57,20 +68,55 @@ def parse_table(data: bytes, path: Path, *, mend: str = "") -> pa.Table:
         table = parquet.read_table(io.BytesIO(data))
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        mend = mend or (
-            "resume the run to rebuild it from its last checkpoint (grpo-bench run --resume "
-            f"{path.parent.name}), or start it afresh with --again"
-        )
-        raise UserError(f"{path} is damaged ({clean_text(str(error), 80)}): {mend}.") from error
+        raise _damaged(path, str(error), mend) from error
     version = (table.schema.metadata or {}).get(VERSION_KEY, b"")
     check_schema(int(version) if version.isdigit() else None, path)
     return table
 
 
+def read_points(path: Path) -> pa.Table:
+    """Read a points file.
+
+    Raises:
+        UserError: as `read_table` and `check_points` do.
+        FileNotFoundError: when it is missing.
+    """
+    table = read_table(path)
+    check_points(table, path)
+    return table
+
+
+def check_points(table: pa.Table, path: Path) -> None:
+    """Refuse, with a UserError, a table that is not made of points: numbers, each row with its iteration."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    for field in table.schema:
+        said = repr(clean_text(field.name, 60))
+        if not any(is_kind(field.type) for is_kind in numbers):
+            raise _damaged(path, f"its column {said} holds no numbers")
+        if field.name in RUN_COLUMNS:
+            raise _damaged(path, f"no points have a column {said}")
+    if not table.num_rows:
+        return
+    whole = "iteration" in table.schema.names and table["iteration"].null_count == 0
+    if not (whole and compute.all(compute.is_finite(table["iteration"].cast(pa.float64()))).as_py()):
+        raise _damaged(path, "not every point has its iteration")
+
+
+def _damaged(path: Path, detail: str, mend: str = "") -> UserError:
+    mend = mend or (
+        "resume the run to rebuild it from its last checkpoint (grpo-bench run --resume "
+        f"{path.parent.name}), or start it afresh with --again"
+    )
+    return UserError(f"{path} is damaged ({clean_text(detail, 80)}): {mend}.")
+
+
 def read_rows(path: Path) -> list[dict[str, Value]]:
-    """The rows of a points file, integers as integers; no file, no rows. Raises UserError as `read_table` does."""
+    """The rows of a points file, integers as integers; no file, no rows. Raises UserError as `read_points` does."""
     try:
-        table = read_table(path)
+        table = read_points(path)
     except FileNotFoundError:
         return []
     rows: list[dict[str, Value]] = table.to_pylist()

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError
+from grpo_bench.store.points import RUN_COLUMNS
 from grpo_bench.store.run import RunStore, run_names
+
+__all__ = ["RUN_COLUMNS", "Runs", "StoredRun", "read_runs", "together"]
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -15,11 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from grpo_bench.store.record import RunRecord
-
-RUN_COLUMNS = (
-    "run", "status", "reason", "method", "recipe", "reward", "workload", "seed", "protocol", "tier", "timed",
-    "gold_is_proxy", "rules_version", "numerics_version", "device",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from grpo_bench.errors import UserError
-from grpo_bench.store.names import NAME_PATTERN, clean_text
+from grpo_bench.store.names import NAME_PATTERN, clean_text, parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +18,8 @@ SCHEMA_VERSION = 1
 
 Status = Literal["running", "done", "interrupted", "diverged", "failed"]
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+Rewards = Annotated[str, Field(pattern=r"^[A-Za-z0-9._,:+ -]{1,500}$")]
+"""A reward, or several with weights: `hps:0.8,clip:0.2`. Plots are stored under it, so it names no other folder."""
 
 
 class RunRecord(BaseModel):
@@ -33,8 +34,7 @@ class RunRecord(BaseModel):
     """Why it ended as it did, one sentence; empty for `done` and `running`."""
     method: Name
     recipe: Name | None = None
-    reward: str
-    """A reward, or several with weights: `hps:0.8,clip:0.2`."""
+    reward: Rewards
     workload: Name
     seed: int
     protocol: Literal["controlled", "paper"] = "controlled"
@@ -81,7 +81,7 @@ def parse_record(text: str, path: Path) -> RunRecord:
         UserError: when it is damaged, or written by a newer version.
     """
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
         check_schema(raw.get("schema_version") if isinstance(raw, dict) else None, path)
         return RunRecord.model_validate_json(text)
     except ValidationError as error:

@@ -16,8 +16,8 @@ from grpo_bench.errors import UserError, nearest
 from grpo_bench.store.atomic import remove_folder, remove_leftovers, saving, write_bytes, write_folder, write_text
 from grpo_bench.store.checkpoints import Checkpoint, CheckpointStore
 from grpo_bench.store.images import load_images, save_images, stored_digest
-from grpo_bench.store.names import NAME_PATTERN, check_name, clean_text
-from grpo_bench.store.points import Row, Value, encode, read_rows, read_table
+from grpo_bench.store.names import NAME_PATTERN, check_name, clean_text, parse_json
+from grpo_bench.store.points import Row, Value, encode, read_points, read_rows
 from grpo_bench.store.record import RunRecord, read_record
 from grpo_bench.store.scores import Scores, read_scores
 from grpo_bench.store.scores import encode as encode_scores
@@ -165,7 +165,7 @@ class RunStore:
         import pandas as pd
 
         try:
-            frame: pd.DataFrame = read_table(self.folder / POINTS).to_pandas()
+            frame: pd.DataFrame = read_points(self.folder / POINTS).replace_schema_metadata(None).to_pandas()
         except FileNotFoundError:
             return pd.DataFrame()
         return frame
@@ -234,7 +234,7 @@ class RunStore:
         """The prompts that `save_prompts` wrote; raises UserError when they are missing or damaged."""
         path = self.images / "prompts.json"
         try:
-            prompts = json.loads(path.read_text(encoding="utf-8"))
+            prompts = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({clean_text(str(error), 100)}).") from error
         if not isinstance(prompts, list):

@@ -5,16 +5,15 @@ A sweep writes it before its first run starts, so that the contrasts are named b
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from grpo_bench.errors import UserError
 from grpo_bench.metering.ledger import BudgetKind
 from grpo_bench.store.atomic import saving, write_text
-from grpo_bench.store.names import clean_text
-from grpo_bench.store.record import Name, check_schema
+from grpo_bench.store.names import clean_text, parse_json
+from grpo_bench.store.record import Name, Rewards, check_schema
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 SUFFIX = ".suite.json"
 
 Axis = Literal["nfe", "rollout-nfe", "reward-calls", "updates", "seconds"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Part = Literal["main", "tuning", "base"]
 """Reported runs; runs at other learning rates, on their own seeds; the base under other evaluation noise."""
 
@@ -39,26 +40,25 @@ class CellRecord(_Frozen):
     """The run's id, also its folder's name."""
     method: Name
     recipe: Name | None = None
-    reward: str
-    """A reward, or several with weights: `hps:0.8,clip:0.2`."""
+    reward: Rewards
     workload: Name
     seed: int
     protocol: Literal["controlled", "paper"] = "controlled"
     part: Part = "main"
-    factor: float = 1.0
+    factor: AboveZero = 1.0
     """Learning rate of a tuning cell, as a multiple of the label's own."""
 
 
 class References(_Frozen):
     """What makes figures of a workload and reward comparable, frozen before they are drawn."""
 
-    base: float
+    base: Finite
     """Gold of the untrained base."""
-    best: float
+    best: Finite
     """Gold at which the hypervolume is 1."""
-    costs: dict[Axis, float] = {}
+    costs: dict[Axis, AboveZero] = {}
     """Cost at which the hypervolume is 1, by axis."""
-    targets: dict[str, float] = {}
+    targets: dict[str, Finite] = {}
     """Gold to reach, by its name: `25`, `50` and `90` per cent of the baseline's gain."""
 
 
@@ -74,7 +74,7 @@ class SuiteRecord(_Frozen):
     """The label that the others are compared with."""
     contrasts: tuple[Name, ...] = ()
     """The labels whose comparison with the baseline decides; at most four."""
-    budget: dict[BudgetKind, float]
+    budget: dict[BudgetKind, Finite]
     references: dict[str, References] = {}
     """By `WORKLOAD/REWARD`."""
     cells: tuple[CellRecord, ...]
@@ -112,7 +112,7 @@ def parse_suite(text: str, path: Path) -> SuiteRecord:
         UserError: damaged, or written by a newer version.
     """
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
         check_schema(raw.get("schema_version") if isinstance(raw, dict) else None, path)
         return SuiteRecord.model_validate_json(text)
     except ValidationError as error:
