@@ -222,6 +222,8 @@ def test_a_wrong_choice_is_one_sentence() -> None:
         make_executor("rya")
     with pytest.raises(UserError, match="--jobs is a number of runs at once, from 1 up, not 0"):
         make_executor("local", jobs=0)
+    with pytest.raises(UserError, match="--gpus is for ray and slurm"):
+        make_executor("local", gpus=1)
     for name, given in (("ray", {"jobs": 2}), ("local", {"address": "a:1"}), ("ray", {"options": {"partition": "x"}})):
         with pytest.raises(UserError, match=r" (is|are) for the "):
             make_executor(name, **given)  # type: ignore[arg-type]

@@ -10,12 +10,13 @@ from rich.console import Console
 
 from grpo_bench.executors.base import Event
 from grpo_bench.sweeping.cells import Cell, suite_cells
+from grpo_bench.sweeping.projection import project
 from grpo_bench.sweeping.state import CellState
 from grpo_bench.sweeping.suite import parse_suite
 from grpo_bench.sweeping.sweep import Task
 from grpo_bench.terminal import sweep_display
 from grpo_bench.terminal.sweep_display import SweepDisplay
-from grpo_bench.terminal.sweeping import print_sweep
+from grpo_bench.terminal.sweeping import print_dry_run, print_sweep
 
 SUITE = """
 name = "shown"
@@ -119,3 +120,15 @@ def test_the_table_ends_with_what_can_be_done(cells: tuple[Cell, ...]) -> None:
     assert f"seed 0 ({tree}) failed: why" in said
     assert said.count("1 unfinished: give the same command again") == 1
     assert said.count("1 failed: --retry-failed runs them again") == 1
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_narrow_tables_fold_and_keep_every_column(cells: tuple[Cell, ...], width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    states = {cell.run: CellState("missing") for cell in cells}
+    print_dry_run(cells, states, project(Path("none"), cells), console)
+    print_sweep(cells, states, console)
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert "…" not in said
+    assert said.count("fl") == 2

@@ -45,7 +45,7 @@ def sweep(
     from grpo_bench.terminal.waiting import waiting
 
     load_plugins(plugin)
-    chosen = make_executor(executor, jobs=jobs, address=address, options=_options(option))
+    chosen = make_executor(executor, jobs=jobs, address=address, gpus=gpus, options=_options(option))
     folder = results_folder(results)
     read = load_suite(find_suite(suite))
     with waiting("resolving the suite", quiet=json):

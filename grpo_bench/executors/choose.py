@@ -14,12 +14,17 @@ EXECUTORS = ("local", "ray", "slurm")
 
 
 def make_executor(
-    name: str, *, jobs: int = 1, address: str | None = None, options: Mapping[str, str] | None = None
+    name: str,
+    *,
+    jobs: int = 1,
+    address: str | None = None,
+    gpus: float = 0,
+    options: Mapping[str, str] | None = None,
 ) -> Executor:
     """The executor `name`.
 
-    `jobs`: runs at once (local); `address`: of a Ray cluster, None starts one here; `options`: KEY=VALUE of Slurm
-    (`SlurmExecutor`).
+    `jobs`: runs at once (local); `address`: of a Ray cluster, None starts one here; `gpus`: that each run
+    reserves on a cluster; `options`: KEY=VALUE of Slurm (`SlurmExecutor`).
 
     Raises:
         UserError: an unknown name, or something given that belongs to another executor.
@@ -28,6 +33,8 @@ def make_executor(
         raise UserError(f"no executor is named {name!r}; {nearest(name, EXECUTORS)}")
     if jobs != 1 and name != "local":
         raise UserError(f"--jobs is for the local executor, not for {name}, which runs as many as it has room for")
+    if gpus and name == "local":
+        raise UserError("--gpus is for ray and slurm; a local run takes the machine's GPU by itself")
     if address is not None and name != "ray":
         raise UserError(f"an address is for the ray executor, not for {name}")
     if options and name != "slurm":

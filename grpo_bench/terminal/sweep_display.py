@@ -145,9 +145,11 @@ class SweepDisplay:
         done, looked = self._cached + len(self._ended), self._looked()
         bar.add_row(
             ProgressBar(len(self._cells), done, width=30),
-            Text(f"{done} of {len(self._cells)} cells, {len(self._running)} running, "),
-            Text(f"{max(0, self._left - done + self._cached - len(self._running))} waiting, "),
-            Text(f"{duration(self.seconds_left())} left"),
+            Text(
+                f"{done} of {len(self._cells)} cells, {len(self._running)} running, "
+                f"{max(0, self._left - done + self._cached - len(self._running))} waiting, "
+                f"{duration(self.seconds_left())} left"
+            ),
         )
         rows = Table.grid(padding=(0, 2))
         for run, (where, state) in looked.items():

@@ -106,11 +106,11 @@ def print_dry_run(
         table = _table()
         table.add_column("label", overflow="fold")
         table.add_column("method", overflow="fold")
-        table.add_column("part", no_wrap=True)
-        table.add_column("seed", justify="right", no_wrap=True)
-        table.add_column("state", no_wrap=True)
+        table.add_column("part", overflow="fold")
+        table.add_column("seed", justify="right", overflow="fold")
+        table.add_column("state", overflow="fold")
         for heading in ("NFE", "time", "MB"):
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(heading, justify="right", overflow="fold")
         for cell in members:
             table.add_row(*_row(cell, states[cell.run], projections[cell.run]))
         console.print(table)
@@ -227,7 +227,7 @@ def print_sweep(cells: Sequence[Cell], states: States, console: Console) -> None
     for heading in [*(("workload", "reward") if several else ()), "label", "part"]:
         table.add_column(heading, overflow="fold")
     for heading in ("done", "diverged", "failed", "unfinished", "gold, mean", "runs"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", overflow="fold")
     for (workload, reward, label, part), members in groups.items():
         kinds = Counter(states[cell.run].kind for cell in members)
         gold = [states[cell.run].gold for cell in members if states[cell.run].kind == "done"]
