@@ -131,4 +131,4 @@ def test_narrow_tables_fold_and_keep_every_column(cells: tuple[Cell, ...], width
     assert isinstance(console.file, io.StringIO)
     said = console.file.getvalue()
     assert "…" not in said
-    assert said.count("fl") == 2
+    assert said.count("fl") >= 2
