@@ -60,6 +60,12 @@ def test_points_that_are_none_are_named_and_hide_no_other_run(results: Path, poi
     assert [view.labels for study in studies(results) for view in study.views] == [("flat",)]
 
 
+def test_an_iteration_that_no_float_holds_is_no_crash(results: Path) -> None:
+    (results / RUN / POINTS).write_bytes(table({"iteration": [0, 10**17 + 1]}))
+
+    assert len(read_runs(results).records) == 2
+
+
 def test_a_folder_where_a_file_should_be_is_one_sentence(results: Path) -> None:
     (results / RUN / POINTS).unlink()
     (results / RUN / POINTS).mkdir()
