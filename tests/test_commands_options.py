@@ -14,6 +14,7 @@ from studies import write_study
 
 from grpo_bench.bundles.verify import verify_bundle
 from grpo_bench.cli import app
+from grpo_bench.commands.pareto import _formats
 from grpo_bench.store.points import encode
 from grpo_bench.store.record import RunRecord
 from grpo_bench.store.run import RunStore
@@ -85,6 +86,14 @@ def test_plots_go_where_they_are_asked_for(tmp_path: Path, capsys: pytest.Captur
     assert f"plots: {tmp_path / 'else'}" in said(capsys, "pareto", tmp_path, "--out", tmp_path / "else").replace(
         "\n", ""
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "formats"),
+    [("png", ("png",)), ("pdf", ("pdf",)), ("png, PDF,png", ("pdf", "png"))],
+)
+def test_plots_are_drawn_in_the_formats_that_were_asked_for(asked: str, formats: tuple[str, ...]) -> None:
+    assert _formats(asked) == formats
 
 
 def test_references_have_six_digits_and_are_of_the_controlled_runs(

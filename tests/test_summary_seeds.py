@@ -102,6 +102,20 @@ def test_over_counted_costs_they_count_as_any_other(shared: View) -> None:
     assert {reached["nfe"].of for reached in found.method("flat").targets.values()} == {5}
 
 
+def test_the_seconds_of_a_phase_are_of_timed_runs_though_most_shared_their_device(tmp_path: Path) -> None:
+    # 64 iterations of 2 s, half of it rollout, on the one seed that had its device to itself.
+    write_study(tmp_path, {"flat": line(0.5, 0.1)}, (0,), suite=False, name="alone")
+    write_study(
+        tmp_path, {"flat": line(0.5, 0.1)}, (1, 2), suite=False, name="together", timed=False,
+        spend={"flat": Spend(seconds=20.0, reward_calls=10)},
+    )  # fmt: skip
+
+    costs = summarise(only(tmp_path)).method("flat").costs
+
+    assert (costs["seconds"], costs["rollout_seconds"], costs["train_seconds"]) == (128, 64, pytest.approx(51.2))
+    assert costs["reward_calls"] == 64 * 10
+
+
 def test_costs_are_medians_over_seeds(tmp_path: Path) -> None:
     for seed, calls in enumerate((10, 60, 20)):
         write_study(

@@ -16,6 +16,7 @@ from grpo_bench.store.run import RunStore
 from grpo_bench.store.suite import CellRecord
 from grpo_bench.sweeping.cells import Cell
 from grpo_bench.sweeping.projection import PLANNED, Projection, planned_cost, project
+from grpo_bench.training.preview import preview
 
 ITERATION = 2 * (2 * 4 + 3 * 2 * 3)
 """NFE of two prompts with a pair of chains of four steps: eight rollout evaluations, six trained, each for three."""
@@ -47,6 +48,20 @@ def test_a_run_too_long_to_plan_is_taken_to_go_on_like_its_beginning() -> None:
     assert not found.exact
 
 
+def test_what_pruning_saves_lets_further_iterations_in_but_each_must_fit_without_it() -> None:
+    of = flat({"nfe": 10_000.0}, method={"name": "branch", "prune_width": "parent-top1"}, sampling={"steps": 6})
+    shown = preview(of)
+    whole = planned_cost(flat({"iterations": 1.0}, method={"name": "branch"}, sampling={"steps": 6})).nfe
+    kept = whole * shown.kept_nfe / shown.nfe
+    assert kept < 0.95 * whole
+
+    found = planned_cost(of)
+
+    iterations = math.floor((10_000 - whole) / kept) + 1
+    assert (found.iterations, found.nfe) == (iterations, pytest.approx(iterations * kept))
+    assert not found.exact
+
+
 def test_an_evaluation_of_the_base_costs_no_nfe() -> None:
     assert planned_cost(flat({"iterations": 0.0})) == Projection(0, 0, exact=True)
 
@@ -58,18 +73,20 @@ def cell(of: RunConfig) -> Cell:
     return Cell(record, of)
 
 
-def past(results: Path, of: RunConfig, seconds: float, *, memory: int = 100, status: Status = "done") -> None:
-    """A stored run of a config that spent 1,000 nfe, and `seconds` of which half were evaluation and setup."""
+def past(
+    results: Path, of: RunConfig, seconds: float, *, nfe: int = 1000, memory: int = 100, status: Status = "done"
+) -> None:
+    """A stored run of a config that spent `nfe`, and `seconds` of which half were evaluation and setup."""
     run = f"run-{len(list(results.iterdir())) if results.exists() else 0}"
     record = RunRecord(
         run=run, status=status, method=of.method.name, reward="gaussian", workload="gaussian", seed=of.seed,
         tier="analytic", rules_version=1, numerics_version=1, device="cpu",
     )  # fmt: skip
     store = RunStore.create(results, run, of.to_toml(), record)
-    nfe = 1000 if of.budget_amount else 0
     row = {
-        "iteration": 0, "nfe": nfe, "gold": 0.5, "seconds": seconds / 2, "peak_memory_bytes": memory,
-        "rollout_seconds": seconds / 2, "eval_seconds": seconds / 4, "setup_seconds": seconds / 4,
+        "iteration": 0, "nfe": nfe if of.budget_amount else 0, "gold": 0.5, "peak_memory_bytes": memory,
+        "seconds": seconds / 2, "rollout_seconds": seconds / 2,
+        "eval_seconds": seconds / 4, "setup_seconds": seconds / 4,
     }  # fmt: skip
     phases = {f"{phase}_seconds": 0.0 for phase in ("plan", "decode", "reward", "credit", "train", "io")}
     (store.folder / "points.parquet").write_bytes(encode([row | phases]))
@@ -79,9 +96,9 @@ BUDGET = {"nfe": 10.0 * ITERATION}
 
 
 def test_seconds_and_memory_are_medians_of_runs_that_differ_in_seed_budget_or_rate_only(tmp_path: Path) -> None:
-    # 10, 60 and 20 seconds for 1,000 nfe: the median is 0.02 a piece.
+    # 10 seconds for 1,000 nfe, 60 for 2,000 and 20 for 1,000: the median is 0.02 a piece.
     past(tmp_path, flat(BUDGET, seed=1), 10, memory=100)
-    past(tmp_path, flat({"nfe": 9999.0}), 60, memory=900)
+    past(tmp_path, flat({"nfe": 9999.0}), 60, nfe=2000, memory=900)
     past(tmp_path, flat(BUDGET, training={"prompts": 2, "learning_rate": 0.5}), 20, memory=200)
     past(tmp_path, flat(BUDGET, training={"prompts": 4}), 5000)  # another setting
     past(tmp_path, flat(BUDGET), 5000, status="interrupted")
