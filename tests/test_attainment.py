@@ -45,9 +45,9 @@ def test_seeds_need_not_share_their_costs() -> None:
     assert both.cost_P.tolist() == [4] and both.value_P.tolist() == [0.5]
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 7, 10, 13, 19])
+@pytest.mark.parametrize("seeds", [3, 5, 7, 9, 10, 13])
 def test_every_level_is_the_kth_largest_of_the_seeds_best_so_far(seeds: int) -> None:
-    # 100 k / 19 times 19 / 100 is a little less than k for some k.
+    # Of nine seeds, moocore's percentage of k of them times nine is a little less than k hundred for some k.
     rng = np.random.default_rng(seeds)
     cost = np.arange(1.0, 9.0)
     value_SM = rng.uniform(size=(seeds, 8))
