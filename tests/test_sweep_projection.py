@@ -96,10 +96,10 @@ BUDGET = {"nfe": 10.0 * ITERATION}
 
 
 def test_seconds_and_memory_are_medians_of_runs_that_differ_in_seed_budget_or_rate_only(tmp_path: Path) -> None:
-    # 10 seconds for 1,000 nfe, 60 for 2,000 and 20 for 1,000: the median is 0.02 a piece.
-    past(tmp_path, flat(BUDGET, seed=1), 10, memory=100)
-    past(tmp_path, flat({"nfe": 9999.0}), 60, nfe=2000, memory=900)
-    past(tmp_path, flat(BUDGET, training={"prompts": 2, "learning_rate": 0.5}), 20, memory=200)
+    # 60 seconds for 3,000 nfe, 10 and 40 for 1,000: the median is 0.02 a piece.
+    past(tmp_path, flat(BUDGET, seed=1), 60, nfe=3000, memory=100)
+    past(tmp_path, flat({"nfe": 9999.0}), 10, memory=900)
+    past(tmp_path, flat(BUDGET, training={"prompts": 2, "learning_rate": 0.5}), 40, memory=200)
     past(tmp_path, flat(BUDGET, training={"prompts": 4}), 5000)  # another setting
     past(tmp_path, flat(BUDGET), 5000, status="interrupted")
     past(tmp_path, flat({"iterations": 0.0}), 5000)  # an evaluation of the base
