@@ -166,3 +166,13 @@ def test_a_target_passed_at_the_last_point_may_have_been_passed_since_the_one_be
     assert found.effect is not None
     assert (found.effect.interval.low, found.effect.interval.high) == (pytest.approx(112 / 57.6), math.inf)
     assert found.words == "inconclusive"
+
+
+def test_a_baseline_that_begins_at_the_target_gives_no_ratio(tmp_path: Path) -> None:
+    gold = {"flat": lambda s, nfe: 0.8 if s == 0 else 0.5 + 0.5 * nfe / 64_000, "tree": lambda s, nfe: 0.5}
+    write_study(tmp_path, gold, range(6), references=TARGET)
+
+    found = judged(tmp_path, metric="updates_to_target", relation="ratio_at_most", value=0.6)
+
+    assert found.verdict == "inconclusive"
+    assert found.missing == "a ratio needs a baseline that takes some updates, and one of its runs begins at the target"

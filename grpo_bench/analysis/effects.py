@@ -110,6 +110,8 @@ def _to_target(scale: Scale, view: View, pairs: Sequence[Pair]) -> Effect:
     """Of ratios of times; where a run ended before the target, its time is only known to be longer than that."""
     target = _target(view)
     times = [(_time(own, target), _time(other, target)) for own, other in pairs]
+    if any(most == 0 for _, (_, most) in times):
+        raise UserError(f"a {scale} needs a baseline that takes some updates, and one of its runs begins at the target")
     if all(low == high for pair in times for low, high in pair):
         own_S, other_S = (np.array([pair[side][0] for pair in times]) for side in (0, 1))
         return _ratio("updates_to_target", scale, own_S, other_S)
