@@ -109,7 +109,7 @@ def _past(results: Path) -> list[_Past]:
     found = []
     for name in run_names(results):
         store = RunStore(results / name)
-        with suppress(UserError, tomllib.TOMLDecodeError):
+        with suppress(UserError, tomllib.TOMLDecodeError, RecursionError):
             if store.record.status == "done" and store.rows():
                 last, config = store.rows()[-1], validated(RunConfig, tomllib.loads(store.config_toml()))
                 seconds, memory = total_seconds(last), value(last, "peak_memory_bytes")

@@ -175,7 +175,7 @@ def stored_config(store: RunStore) -> RunConfig:
     """
     try:
         table = tomllib.loads(store.config_toml())
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{store.folder}/config.toml is damaged ({error}); start the run anew") from error
     return validated(RunConfig, table)
 
