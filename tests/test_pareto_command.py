@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -123,8 +124,21 @@ def test_what_is_misspelt_or_empty_is_one_sentence(tmp_path: Path) -> None:
         call(str(tmp_path))
     for name in ("one", "two"):
         write_study(tmp_path / name, {"flat": flat}, range(1), name=name)
+    with pytest.raises(UserError, match=r"is one run; give the folder that it lies in"):
+        call(str(tmp_path / "one" / "one-flat-s0"))
     with pytest.raises(UserError, match=r"several studies here have runs of shapes/shapes-pref"):
         call(str(tmp_path), "--references")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_killed_drawing_process_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> list[str]:
+        raise BrokenProcessPool
+
+    write_study(tmp_path, {"flat": flat}, range(1))
+    monkeypatch.setattr("grpo_bench.commands.pareto._draw", die)
+    with pytest.raises(UserError, match="a process that draws was killed"):
+        call(str(tmp_path))
 
 
 def test_the_costs_are_the_axes() -> None:

@@ -134,10 +134,12 @@ def result_folders(folder: Path) -> tuple[Path, ...]:
     """The folder itself where runs or suites lie in it, else those of its sub-folders that hold runs.
 
     Raises:
-        UserError: there is no run in it.
+        UserError: there is no run in it, or it is itself a run.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give a folder of runs, such as results/runs")
+    if (folder / "run.json").exists():
+        raise UserError(f"{folder} is one run; give the folder that it lies in, {folder.resolve().parent}")
     inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if any((path / "run.json").exists() for path in inner) or any(folder.glob("*.suite.json")):
         return (folder,)

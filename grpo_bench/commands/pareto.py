@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -68,8 +69,13 @@ def pareto(
         target = out or folder / PLOTS
         if not json:
             _print(found, cost)
-        with waiting("drawing", quiet=json):
-            notes = _draw(found, target, chosen, pool)
+        try:
+            with waiting("drawing", quiet=json):
+                notes = _draw(found, target, chosen, pool)
+        except BrokenExecutor as error:
+            raise UserError(
+                "a process that draws was killed, often for want of memory; close what else runs, and give the command again"
+            ) from error
     if json:
         print_json([_json(study, summaries) for study, summaries in found])
         return
