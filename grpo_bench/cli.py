@@ -60,15 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(new_app, name="new")
-app.add_typer(rewards_app, name="rewards")
-app.command("sweep")(sweep)
-app.command("claims")(claims)
-app.command("compare")(compare)
-app.command("bundle")(bundle)
-app.command("verify")(verify)
-app.command("report")(report)
-app.command("pareto")(pareto)
+RUN, RESULTS, BUILD = "Run", "Results", "Build and mend"
 
 
 class Kind(StrEnum):
@@ -95,7 +87,7 @@ def _options(
     """Options before any command."""
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def run(
     method: Annotated[str | None, typer.Option(help="Registered method (grpo-bench list methods).")] = None,
     reward: Annotated[str | None, typer.Option(help="Reward to train on, or NAME:WEIGHT,NAME:WEIGHT.")] = None,
@@ -144,7 +136,7 @@ def run(
     _finish(outcome, quiet=quiet)
 
 
-@app.command("list")
+@app.command("list", rich_help_panel=RUN)
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     plugin: Plugins = None,
@@ -167,7 +159,7 @@ def list_(
     print_entries(kind.value, entries, verbose=verbose, console=stdout_console())
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def plan(
     method: Annotated[list[str], typer.Argument(help="Registered method; several with --compare.")],
     compare: Annotated[bool, typer.Option("--compare", help="Several side by side; --set NAME.KEY=V for one.")] = False,
@@ -213,7 +205,70 @@ def plan(
         typer.echo(f"picture: {png}")
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
+def sample(
+    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
+    prompt: Annotated[list[str], typer.Option(help="What to draw. Repeatable.")],
+    images: Annotated[int, typer.Option(min=1, help="Images a prompt.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise, the same for both policies.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Picture to write; default: into the run's folder.")] = None,
+    plugin: Plugins = None,
+    results: Results = None,
+) -> None:
+    """Images from a run's base and its trained policy, side by side, from the same noise."""
+    from grpo_bench.analysis.pictures import image_grid
+    from grpo_bench.store.run import RunStore
+
+    load_plugins(plugin)
+    store = RunStore.open(run, results_folder(results))
+    from grpo_bench.evaluation.compare import compare
+    from grpo_bench.training.run import stored_config
+    from grpo_bench.training.session import load_policy, pick_device
+
+    config = stored_config(store)
+    policy = load_policy(config, pick_device())
+    base, trained = compare(store, config, policy, tuple(prompt), images=images, seed=seed)
+    path = out or store.folder / "sample.png"
+    image_grid(base, trained, prompt, path)
+    typer.echo(f"picture: {path}")
+
+
+@app.command(rich_help_panel=RESULTS)
+def score(
+    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
+    reward: Annotated[str, typer.Option(help="Held-out rewards: NAME,NAME.")],
+    set_: Sets = None,
+    plugin: Plugins = None,
+    results: Results = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON line only.")] = False,
+) -> None:
+    """Score a run's stored images with rewards it did not train on; adds columns, and never overwrites one."""
+    from grpo_bench.config import merge, parse_set
+    from grpo_bench.store.run import RunStore
+    from grpo_bench.terminal.scores import print_scores, scores_json
+    from grpo_bench.terminal.tables import stdout_console
+    from grpo_bench.terminal.waiting import waiting
+
+    _log_to_stderr(False)
+    load_plugins(plugin)
+    store = RunStore.open(run, results_folder(results))
+    tables: Table = {}
+    for assignment in set_ or []:
+        tables = merge(tables, parse_set(assignment))
+    with waiting("loading", quiet=json) as show:
+        from grpo_bench.evaluation.rescore import rescore, score_section
+        from grpo_bench.training.run import stored_config
+        from grpo_bench.training.session import pick_device
+
+        names, section = score_section(reward, tables)
+        report = rescore(store, stored_config(store), names, section, pick_device(), show)
+    if json:
+        print_json(scores_json(store, report))
+    else:
+        print_scores(store, report, stdout_console())
+
+
+@app.command(rich_help_panel=BUILD)
 def check(
     method: Annotated[str | None, typer.Argument(help="Registered method; default: those of --plugin.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Check every registered method.")] = False,
@@ -255,70 +310,7 @@ def check(
         raise typer.Exit(EXIT_FAILED)
 
 
-@app.command()
-def sample(
-    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
-    prompt: Annotated[list[str], typer.Option(help="What to draw. Repeatable.")],
-    images: Annotated[int, typer.Option(min=1, help="Images a prompt.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise, the same for both policies.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Picture to write; default: into the run's folder.")] = None,
-    plugin: Plugins = None,
-    results: Results = None,
-) -> None:
-    """Images from a run's base and its trained policy, side by side, from the same noise."""
-    from grpo_bench.analysis.pictures import image_grid
-    from grpo_bench.store.run import RunStore
-
-    load_plugins(plugin)
-    store = RunStore.open(run, results_folder(results))
-    from grpo_bench.evaluation.compare import compare
-    from grpo_bench.training.run import stored_config
-    from grpo_bench.training.session import load_policy, pick_device
-
-    config = stored_config(store)
-    policy = load_policy(config, pick_device())
-    base, trained = compare(store, config, policy, tuple(prompt), images=images, seed=seed)
-    path = out or store.folder / "sample.png"
-    image_grid(base, trained, prompt, path)
-    typer.echo(f"picture: {path}")
-
-
-@app.command()
-def score(
-    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
-    reward: Annotated[str, typer.Option(help="Held-out rewards: NAME,NAME.")],
-    set_: Sets = None,
-    plugin: Plugins = None,
-    results: Results = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON line only.")] = False,
-) -> None:
-    """Score a run's stored images with rewards it did not train on; adds columns, and never overwrites one."""
-    from grpo_bench.config import merge, parse_set
-    from grpo_bench.store.run import RunStore
-    from grpo_bench.terminal.scores import print_scores, scores_json
-    from grpo_bench.terminal.tables import stdout_console
-    from grpo_bench.terminal.waiting import waiting
-
-    _log_to_stderr(False)
-    load_plugins(plugin)
-    store = RunStore.open(run, results_folder(results))
-    tables: Table = {}
-    for assignment in set_ or []:
-        tables = merge(tables, parse_set(assignment))
-    with waiting("loading", quiet=json) as show:
-        from grpo_bench.evaluation.rescore import rescore, score_section
-        from grpo_bench.training.run import stored_config
-        from grpo_bench.training.session import pick_device
-
-        names, section = score_section(reward, tables)
-        report = rescore(store, stored_config(store), names, section, pick_device(), show)
-    if json:
-        print_json(scores_json(store, report))
-    else:
-        print_scores(store, report, stdout_console())
-
-
-@app.command()
+@app.command(rich_help_panel=BUILD)
 def doctor(
     results: Results = None,
     json: Annotated[bool, typer.Option("--json", help="Print findings and facts as one JSON line only.")] = False,
@@ -341,7 +333,7 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
-@app.command()
+@app.command(rich_help_panel=BUILD)
 def pretrain(
     model: Annotated[str, typer.Argument(help="Shipped model to make: shapes, or its learned reward shapes-pref.")],
     output: Annotated[Path | None, typer.Option(help="New folder; default: MODEL-model.")] = None,
@@ -354,6 +346,12 @@ def pretrain(
     from grpo_bench.terminal.display import show_pretraining
 
     print_json(show_pretraining(model, output or Path(f"{model}-model"), steps=steps, seed=seed))
+
+
+for _command in (sweep, pareto, report, claims, compare, bundle, verify):
+    app.command(_command.__name__, rich_help_panel=RUN if _command is sweep else RESULTS)(_command)
+app.add_typer(new_app, name="new", rich_help_panel=BUILD)
+app.add_typer(rewards_app, name="rewards", rich_help_panel=BUILD)
 
 
 def main() -> NoReturn:
