@@ -74,7 +74,7 @@ def pareto(
                 notes = _draw(found, target, chosen, pool)
         except BrokenExecutor as error:
             raise UserError(
-                "a process that draws was killed, often for want of memory; close what else runs, and give the command again"
+                "a process that draws was killed, often for want of memory; close what else runs, and try again"
             ) from error
     if json:
         print_json([_json(study, summaries) for study, summaries in found])
