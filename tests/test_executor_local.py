@@ -167,6 +167,19 @@ def test_a_stopped_sweep_asks_its_runs_once_and_starts_no_more(tmp_path: Path) -
 
 
 @posix
+def test_a_sweep_in_the_background_stops_its_runs_too(tmp_path: Path) -> None:
+    # given a script's `grpo-bench sweep ... &`: a shell without job control lets it ignore Ctrl-C, which is inherited
+    job, heard = busy(tmp_path, "job"), Heard()
+    kept = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        LocalExecutor(1, grace=5).execute([job], heard.notify, stopped(heard, lambda: began(tmp_path, "job")))
+    finally:
+        signal.signal(signal.SIGINT, kept)
+
+    assert heard.kinds(job) == ["started", "ended"] and heard.last(job).code == 130
+
+
+@posix
 def test_a_run_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     job, heard = busy(tmp_path, "job", deaf=True), Heard()
 

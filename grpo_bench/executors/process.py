@@ -180,8 +180,10 @@ def end_with_parent() -> None:
         # Slurm's warning goes to every process of a job, and is for the one that submitit waits in.
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
-        # Ray blocks Ctrl-C in everything that it starts here, and what is blocked is inherited.
+        # Who started it asks it to stop by Ctrl-C's signal. Ray blocks that in everything that it starts here, a script
+        # ignores it in what it leaves in the background, and both are inherited.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # A watching thread, and not the kernel's signal: that comes when the *thread* ends that started the process.
         die_with(int(parent), at_once=False)
 
