@@ -9,40 +9,24 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from judging import claim, judged
 from studies import Spend, write_study
 
 from grpo_bench.analysis.claims import (
     SHIPPED,
     Claim,
-    Judged,
     Published,
     Relation,
     direction_of,
-    judge,
     read_claims,
     verdict_of,
 )
 from grpo_bench.analysis.effects import METRICS, median_interval
 from grpo_bench.analysis.statistics import Estimate
-from grpo_bench.analysis.study import studies
 from grpo_bench.errors import UserError
 from grpo_bench.store.suite import References
 
 T4 = 2.7764451051977987  # t(4, 0.975): five seeds
-
-
-def claim(**over: object) -> Claim:
-    """A claim that binds on what `write_study` makes, unless told otherwise."""
-    table = {
-        "id": "a-claim", "metric": "gold", "method": "tree", "baseline": "flat", "relation": "greater", "value": 0.0,
-        "protocol": "controlled", "tier": "tiny", "text": "Tree is ahead", "source": "nobody",
-    }  # fmt: skip
-    return Claim.model_validate(table | over)
-
-
-def judged(folder: Path, **over: object) -> Judged:
-    (found,) = judge([claim(**over)], studies(folder))
-    return found
 
 
 def test_shipped_claims_are_those_that_were_published() -> None:

@@ -7,28 +7,15 @@ import math
 from pathlib import Path
 
 import pytest
+from judging import claim, judged
 from pydantic import ValidationError
 from studies import Spend, write_study
 
-from grpo_bench.analysis.claims import Claim, Judged, PublishedTable, Relation, direction_of, judge, verdict_of
+from grpo_bench.analysis.claims import PublishedTable, Relation, direction_of, verdict_of
 from grpo_bench.analysis.statistics import Estimate
-from grpo_bench.analysis.study import studies
 from grpo_bench.store.suite import References
 
 TARGET = References(base=0.5, best=1.0, costs={"nfe": 64_000}, targets={"90": 0.725})
-
-
-def claim(**over: object) -> Claim:
-    table = {
-        "id": "a-claim", "metric": "gold", "method": "tree", "baseline": "flat", "relation": "greater", "value": 0.0,
-        "protocol": "controlled", "tier": "tiny", "text": "Tree is ahead", "source": "nobody",
-    }  # fmt: skip
-    return Claim.model_validate(table | over)
-
-
-def judged(folder: Path, **over: object) -> Judged:
-    (found,) = judge([claim(**over)], studies(folder))
-    return found
 
 
 @pytest.mark.parametrize(
