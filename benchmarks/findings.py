@@ -68,7 +68,7 @@ def render(reference: Path = REFERENCE) -> str:
             row.gain.mean for row in controlled.tuning if row.label == label and round(row.factor, 2) == factor
         ),
         each=lambda label, factor: sorted(
-            curve.final("gold") - curve.gold[0]
+            curve.gain()
             for curve in controlled_view(main).tuning
             if curve.label == label and round(curve.factor, 2) == factor
         ),
@@ -105,11 +105,7 @@ def place(summary: ViewSummary, label: str, axis: Axis) -> int:
 
 def gap(study: Study, label: str) -> Estimate:
     """How much more a label's proxy rose than its gold."""
-    rises = [
-        (curve.final("proxy") - curve.column("proxy")[0]) - (curve.final("gold") - curve.gold[0])
-        for curve in of(study, label)
-    ]
-    return t_interval(rises)
+    return t_interval([curve.gain("proxy") - curve.gain() for curve in of(study, label)])
 
 
 def ranking(summary: ViewSummary, factor: float) -> str:

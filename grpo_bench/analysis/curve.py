@@ -92,6 +92,10 @@ class Curve:
             return float(np.interp(seconds, self.cost("seconds"), self.column(name)))
         return float(self.column(name)[-1])
 
+    def gain(self, name: str = "gold") -> float:
+        """A column where the budget ends, less its first point."""
+        return self.final(name) - float(self.column(name)[0])
+
     @cached_property
     def unfinished(self) -> str:
         """Why it is in no mean: how it ended, or what its points lack; empty for a finished run."""

@@ -189,7 +189,7 @@ def to_json(summary: ViewSummary) -> dict[str, object]:
 
 def _method(view: View, label: str, references: References, floor: NoiseFloor | None) -> MethodSummary:
     curves = view.of(label)
-    gain = t_interval([_gain(curve) for curve in curves])
+    gain = t_interval([curve.gain() for curve in curves])
     on = {axis: [curve for curve in view.on(axis) if curve.label == label] for axis in AXES}
     axes = [axis for axis in AXES if on[axis] and not math.isnan(view.cut(axis))]
     own_at = {axis: {curve.seed: at_cost(curve, axis, view.cut(axis)) for curve in on[axis]} for axis in axes}
@@ -202,7 +202,7 @@ def _method(view: View, label: str, references: References, floor: NoiseFloor | 
         base=float(np.mean([curve.gold[0] for curve in curves])),
         gold=t_interval([curve.final("gold") for curve in curves]),
         gain=gain,
-        proxy_gain=t_interval([_gain(curve, "proxy") for curve in curves]),
+        proxy_gain=t_interval([curve.gain("proxy") for curve in curves]),
         learned=_learned(gain, floor),
         gold_at={axis: t_interval(list(own_at[axis].values())) for axis in axes},
         difference_at={
@@ -223,10 +223,6 @@ def _method(view: View, label: str, references: References, floor: NoiseFloor | 
         costs=_costs(curves),
         median_run=view.median(label).record.run,
     )
-
-
-def _gain(curve: Curve, column: str = "gold") -> float:
-    return curve.final(column) - float(curve.column(column)[0])
 
 
 def _reason(curve: Curve) -> str:
@@ -366,7 +362,7 @@ def _tuning(view: View) -> tuple[Tuned, ...]:
         Tuned(
             label,
             factor,
-            t_interval([_gain(c) for c in view.retuned if (c.label, c.factor) == (label, factor)]),
+            t_interval([c.gain() for c in view.retuned if (c.label, c.factor) == (label, factor)]),
         )
         for label, factor in sorted(keys)
     )

@@ -56,7 +56,7 @@ def collect(view: View, title: str) -> Tuning | None:
     for label in dict.fromkeys(curve.label for curve in view.tuning):
         for factor in sorted({curve.factor for curve in view.retuned if curve.label == label}):
             runs = [curve for curve in view.retuned if (curve.label, curve.factor) == (label, factor)]
-            gains = tuple(run.final("gold") - float(run.gold[0]) for run in sorted(runs, key=lambda run: run.seed))
+            gains = tuple(run.gain() for run in sorted(runs, key=lambda run: run.seed))
             tuned.append(Tuned(label, factor, gains))
     return Tuning(title, tuple(tuned)) if len({one.factor for one in tuned}) > 1 else None
 
