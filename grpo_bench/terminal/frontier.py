@@ -12,6 +12,7 @@ from rich.text import Text
 from grpo_bench.analysis.axes import TITLES, Axis
 from grpo_bench.analysis.coverage import measured_coverage
 from grpo_bench.analysis.report.verdict import below_floor
+from grpo_bench.analysis.report.words import many
 from grpo_bench.analysis.summary import FEWEST
 from grpo_bench.terminal.tables import stdout_console
 from grpo_bench.terminal.text import NOTHING, count, duration, plain
@@ -175,14 +176,14 @@ def qualifications(summary: ViewSummary, axis: Axis) -> list[str]:
         if one.axis == axis:
             lines.append(
                 f"Over {TITLES[axis]} the view is cut at {_amount(one.cut)}, the least that any of its "
-                f"{_many(one.runs, 'run')} spent."
+                f"{many(one.runs, 'run')} spent."
             )
     if summary.methods and not any(one.axis == axis for one in summary.axes):
         why = "none had its device to itself" if axis == "seconds" else "one spent none between two of its points"
         lines.append(f"Nothing of this view may be read over {axis}: {why}.")
     untimed = next((one.untimed for one in summary.axes if one.axis == "seconds"), 0)
     if untimed:
-        lines.append(f"In no figure over seconds, because they shared their device: {_many(untimed, 'run')}.")
+        lines.append(f"In no figure over seconds, because they shared their device: {many(untimed, 'run')}.")
     if summary.floor:
         lines.append(
             f"Noise floor: {summary.floor.evaluations} evaluations of the untrained base lie up to "
@@ -216,7 +217,7 @@ def ended_lines(summary: ViewSummary) -> list[str]:
     ]
     if not named:
         return []
-    return [f"In no mean, because unfinished: {_many(len(named), 'run')}.", *_most(named)]
+    return [f"In no mean, because unfinished: {many(len(named), 'run')}.", *_most(named)]
 
 
 def _ended(status: str) -> str:
@@ -229,7 +230,7 @@ def study_notes(study: Study) -> list[str]:
     if study.missing:
         named = [f"{cell.label} seed {cell.seed}" for cell in study.missing]
         more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-        lines.append(f"Not yet run: {_many(len(named), 'cell')} of the suite: {', '.join(named[:SHOWN])}{more}.")
+        lines.append(f"Not yet run: {many(len(named), 'cell')} of the suite: {', '.join(named[:SHOWN])}{more}.")
     return [*lines, *_most(list(study.notes))]
 
 
@@ -264,10 +265,6 @@ def _bracket(estimate: Estimate, *, signed: bool = False) -> str:
     if math.isnan(estimate.low):
         return show(estimate.mean)
     return f"{show(estimate.mean)} [{show(estimate.low)}, {show(estimate.high)}]"
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _number(number: float, digits: int = 3) -> str:

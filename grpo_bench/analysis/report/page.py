@@ -21,7 +21,7 @@ from grpo_bench.analysis.report.claimed import claims
 from grpo_bench.analysis.report.figures import Json, dark, ink_classes, styles, view_data
 from grpo_bench.analysis.report.images import MOST_BYTES, Gallery, gallery
 from grpo_bench.analysis.report.samples import samples
-from grpo_bench.analysis.report.words import Table, amount, clean
+from grpo_bench.analysis.report.words import Table, amount, clean, many
 from grpo_bench.analysis.study import Study, View, studies
 from grpo_bench.analysis.summary import ViewSummary, summarise
 from grpo_bench.palette import Style
@@ -136,7 +136,7 @@ def _study(place: int, study: Study, summaries: Sequence[ViewSummary], share: in
 def _view(anchor: str, view: View, summary: ViewSummary, share: int) -> ViewPart:
     budget = next((curve.config.get("budget") for curve in view.curves), None)
     allowed = ", ".join(f"{amount(value)} {kind}" for kind, value in budget.items()) if isinstance(budget, dict) else ""
-    runs = f"{_many(len(view.curves), 'finished run')} of {_many(len(view.labels), 'method')}"
+    runs = f"{many(len(view.curves), 'finished run')} of {many(len(view.labels), 'method')}"
     return ViewPart(
         anchor=anchor,
         title=f"{clean(view.workload)}, trained on {clean(view.reward)}: {view.protocol} protocol",
@@ -165,10 +165,6 @@ def _view(anchor: str, view: View, summary: ViewSummary, share: int) -> ViewPart
         labels=view.labels,
         drawn=bool(summary.axes),
     )
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _environment() -> Environment:
