@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from grpo_bench.errors import UserError
+from grpo_bench.executors.base import Event
+from grpo_bench.executors.process import INTERRUPTED
 from grpo_bench.metering.ledger import PHASES
 from grpo_bench.store.names import clean_text
 from grpo_bench.store.record import RunRecord
@@ -42,6 +44,11 @@ class CellState:
     timed: bool = True
     record: bool = False
     """Whether its run.json is whole, so that the same command goes on with it."""
+
+
+def refused(state: CellState, last: Event) -> bool:
+    """Whether a run ended without a folder; one that was asked to stop may, and is no failure."""
+    return state.kind == "missing" and last.kind == "ended" and last.code != INTERRUPTED
 
 
 def cell_state(results: Path, cell: Cell) -> CellState:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError
 from grpo_bench.executors.base import Event, Job
-from grpo_bench.executors.process import INTERRUPTED
 from grpo_bench.store.atomic import saving
 from grpo_bench.store.run import holder_of
 from grpo_bench.store.suite import SuiteRecord, read_suite, suite_path, write_suite
 from grpo_bench.sweeping.cells import Cell
-from grpo_bench.sweeping.state import ENDED, CellState, busy, cell_state
+from grpo_bench.sweeping.state import ENDED, CellState, busy, cell_state, refused
 
 if TYPE_CHECKING:
     from grpo_bench.executors.base import Executor
@@ -109,8 +108,7 @@ def _final(results: Path, cell: Cell, last: Event | None) -> CellState:
     state = cell_state(results, cell)
     if last is None or not last.message or state.kind in ENDED or state.reason:
         return state
-    refused = state.kind == "missing" and last.kind == "ended" and last.code != INTERRUPTED
-    return replace(state, kind="failed" if refused else state.kind, reason=last.message)
+    return replace(state, kind="failed" if refused(state, last) else state.kind, reason=last.message)
 
 
 def settled(results: Path, record: SuiteRecord) -> bool:

@@ -21,8 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from grpo_bench.executors.process import INTERRUPTED
-from grpo_bench.sweeping.state import CellState, cell_state
+from grpo_bench.sweeping.state import CellState, cell_state, refused
 from grpo_bench.terminal.sweeping import part_name
 from grpo_bench.terminal.text import NOTHING, duration, plain, score
 
@@ -124,8 +123,7 @@ class SweepDisplay:
     def _line(self, event: Event) -> Text:
         cell = self._cells[event.job.run]
         state = cell_state(self._results, cell)
-        refused = state.kind == "missing" and event.kind == "ended" and event.code != INTERRUPTED
-        said = "lost" if event.kind == "lost" else "refused" if refused else state.kind
+        said = "lost" if event.kind == "lost" else "refused" if refused(state, event) else state.kind
         line = Text.assemble(
             f"{self._cached + len(self._ended)}/{len(self._cells)} ",
             self._name(cell),
