@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from grpo_bench.config import RunConfig, validated
+from grpo_bench.config import RunConfig
 from grpo_bench.errors import UserError
 from grpo_bench.store.run import RunStore, run_names
 from grpo_bench.sweeping.cells import Cell
@@ -106,12 +105,14 @@ class _Past:
 
 def _past(results: Path) -> list[_Past]:
     """The finished runs of a folder; what cannot be read is left out."""
+    from grpo_bench.training.run import stored_config
+
     found = []
     for name in run_names(results):
         store = RunStore(results / name)
-        with suppress(UserError, tomllib.TOMLDecodeError, RecursionError):
+        with suppress(UserError):
             if store.record.status == "done" and store.rows():
-                last, config = store.rows()[-1], validated(RunConfig, tomllib.loads(store.config_toml()))
+                last, config = store.rows()[-1], stored_config(store)
                 seconds, memory = total_seconds(last), value(last, "peak_memory_bytes")
                 found.append(_Past(_likeness(config), _nearness(config), value(last, "nfe"), seconds, memory))
     return found
