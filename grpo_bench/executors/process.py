@@ -162,15 +162,17 @@ def wait_for_holder(job: Job, patience: float) -> None:
 def command(job: Job, config: Path, *, timed: bool) -> list[str]:
     """`grpo-bench run`, as this interpreter runs it wherever it stands (-P: the working folder hides no module)."""
     words = [sys.executable, "-P", "-m", "grpo_bench", "run", "--quiet", "--config", str(config)]
-    words += ["--results", str(job.folder.parent)]
-    words += [word for plugin in job.plugins for word in ("--plugin", plugin)]
-    return words if timed else [*words, "--untimed"]
+    return [*words, "--results", str(job.folder.parent), *_options(job, timed=timed)]
 
 
 def recorded(job: Job, *, timed: bool) -> str:
     """The command that makes this run again, from inside its folder."""
+    return shlex.join(["grpo-bench", "run", "--config", CONFIG, *_options(job, timed=timed)])
+
+
+def _options(job: Job, *, timed: bool) -> list[str]:
     plugins = [word for plugin in job.plugins for word in ("--plugin", plugin)]
-    return shlex.join(["grpo-bench", "run", "--config", CONFIG, *plugins, *([] if timed else ["--untimed"])])
+    return plugins if timed else [*plugins, "--untimed"]
 
 
 def end_with_parent() -> None:
