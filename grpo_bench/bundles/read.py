@@ -34,6 +34,8 @@ _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _UTF8 = 0x800
 """The one flag that an entry of a bundle may have: its name is plain either way."""
 _DOS_FOLDER, _DOS_LINK = 0x10, 0x400
+_NOT_WHOLE = (zipfile.BadZipFile, OSError, ValueError, RuntimeError, struct.error)
+"""What zipfile and struct raise over bytes that are no zip; RuntimeError is also its word for what it cannot unpack."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def read_archive(path: Path, limits: Limits | None = None) -> Archive:
             entries, files = _read_all(file, path, count, start, limits)
     except FileNotFoundError as error:
         raise UserError(f"there is no bundle {path}") from error
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, struct.error) as error:
+    except _NOT_WHOLE as error:
         raise UserError(f"{path} is no whole bundle ({clean_text(str(error), 120)})") from error
     return Archive(digest, size, entries, files)
 
