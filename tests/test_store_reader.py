@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo_bench.store.reader import RUN_COLUMNS, read_runs
+from grpo_bench.store.points import RUN_COLUMNS
+from grpo_bench.store.reader import read_runs
 from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import RunStore
 

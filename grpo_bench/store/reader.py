@@ -9,8 +9,6 @@ from grpo_bench.errors import UserError
 from grpo_bench.store.points import RUN_COLUMNS
 from grpo_bench.store.run import RunStore, run_names
 
-__all__ = ["RUN_COLUMNS", "Runs", "StoredRun", "read_runs", "together"]
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
