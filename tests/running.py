@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import logging
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -149,6 +151,15 @@ def cli(*args: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*args), cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=150, check=False
     )
+
+
+def benchmark_module(name: str) -> ModuleType:
+    """`benchmarks/NAME.py`, loaded anew: those are scripts of no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def cli_here(*args: str) -> subprocess.CompletedProcess[str]:

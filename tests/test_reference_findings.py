@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import ModuleType
 
 import pandas as pd
 import pytest
+from running import ROOT, benchmark_module
 from scipy import stats
 
 from grpo_bench.analysis.plots import DATA, plot_data, save_data, view_folder
@@ -17,17 +17,12 @@ from grpo_bench.analysis.reading import measured_references
 from grpo_bench.analysis.study import studies
 from grpo_bench.analysis.summary import summarise
 
-ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"
 
 
 @pytest.fixture(scope="module")
 def findings() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("findings", ROOT / "benchmarks" / "findings.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_module("findings")
 
 
 def test_the_page_of_findings_is_what_the_points_give(findings: ModuleType) -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from running import ROOT, benchmark_module
 from scipy import stats
-
-ROOT = Path(__file__).parent.parent
 
 
 def summarise() -> dict[str, dict[str, object]]:
-    spec = importlib.util.spec_from_file_location("learning", ROOT / "benchmarks" / "learning.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    figures: dict[str, dict[str, object]] = module.summarise(ROOT / "results" / "reference" / "learning")
+    figures: dict[str, dict[str, object]] = benchmark_module("learning").summarise(
+        ROOT / "results" / "reference" / "learning"
+    )
     return figures
 
 
@@ -59,10 +54,7 @@ def test_the_built_in_workload_is_learned_within_its_budget() -> None:
 
 
 def test_interval_is_students_t() -> None:
-    spec = importlib.util.spec_from_file_location("learning", ROOT / "benchmarks" / "learning.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = benchmark_module("learning")
     gains = np.array([0.1, 0.12, 0.08, 0.11, 0.09])
 
     # scipy's own interval of the mean, an independent route to the same formula

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from running import ROOT, benchmark_module
 
 from grpo_bench.errors import UserError
 
-ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "results" / "reference" / "proxy-gold"
 PAGE = (ROOT / "docs" / "proxy-gold.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("proxy_gold", ROOT / "benchmarks" / "proxy_gold.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_module("proxy_gold")
 
 
 def test_the_table_is_the_curve_of_the_points(benchmark: ModuleType) -> None:
