@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
@@ -27,6 +28,14 @@ def missing() -> str:
     if not any(shutil.which(name) for name in BROWSERS):
         return f"no browser is installed: none of {', '.join(BROWSERS)} is found"
     return "" if shutil.which("chromedriver") else "chromedriver is not installed (Debian: chromium-driver)"
+
+
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
+"""What holds for every test that opens a browser."""
 
 
 @contextmanager

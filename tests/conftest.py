@@ -18,8 +18,11 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from reward_checkpoints import RewardFiles
     from running import Make
+    from selenium.webdriver import Chrome
 
 # A shared machine makes single examples slow, and a test run must give the same answer twice.
 settings.register_profile("repository", deadline=None, derandomize=True, database=None)
@@ -58,3 +61,12 @@ def make(tiny_model: Path, tmp_path: Path) -> Make:
     from running import config, write_prompts
 
     return partial(config, tiny_model, write_prompts(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    """A window of headless Chromium."""
+    from chromium import window
+
+    with window() as chrome:
+        yield chrome

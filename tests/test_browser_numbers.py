@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,21 +18,11 @@ chromium = pytest.importorskip("chromium", reason="selenium is not installed")
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(180),
-    pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing()),
-]
+pytestmark = chromium.MARKS
 
 NUMBERS = Path(grpo_bench.analysis.report.__file__).with_name("numbers.js").read_text(encoding="utf-8")
 T_1, T_2 = 12.706204736, 4.302652730
 """Quantiles 0.975 of Student's t with 1 and 2 degrees of freedom."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chrome]:
-    with chromium.window() as chrome:
-        yield chrome
 
 
 def call(chrome: Chrome, function: str, *arguments: object) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,7 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
     from selenium.webdriver.remote.webelement import WebElement
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(180),
-    pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing()),
-]
+pytestmark = chromium.MARKS
 
 HOSTILE = "</script><img src=x onerror=alert(1)> [red]no\x1b[31m"
 LABELS = {
@@ -51,12 +46,6 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> View:
         title=HOSTILE, status={("branch", 4): ("failed", HOSTILE)},
     )  # fmt: skip
     return studies(folder)[0].views[0]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chrome]:
-    with chromium.window() as chrome:
-        yield chrome
 
 
 @pytest.fixture(scope="module")
