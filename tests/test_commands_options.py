@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 from running import cli_here, sentence
+from small_suite import small_suite
 from studies import write_study
 
 from grpo_bench.bundles.verify import verify_bundle
@@ -115,16 +116,7 @@ def test_an_option_without_key_or_value_is_one_sentence(option: str) -> None:
     assert told == f"--option takes KEY=VALUE, such as partition=gpu, not {option!r}"
 
 
-SUITE = """
-name = "small"
-workloads = ["gaussian"]
-rewards = ["gaussian"]
-seeds = 1
-baseline = "flat"
-budget.nfe = 4000
-[methods.flat]
-[methods.tree]
-"""
+SUITE = small_suite(contrasts="[]")
 
 
 def test_a_finished_suite_is_shown_and_nothing_is_written(tmp_path: Path) -> None:

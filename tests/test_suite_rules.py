@@ -5,22 +5,13 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from small_suite import small_suite
 
 from grpo_bench.errors import UserError
 from grpo_bench.sweeping.cells import Cell, suite_cells, suite_record
 from grpo_bench.sweeping.suite import Suite, parse_suite
 
-GOOD = """
-name = "mine"
-workloads = ["gaussian"]
-rewards = ["gaussian"]
-seeds = 2
-baseline = "flat"
-contrasts = ["tree"]
-budget.nfe = 4000
-[methods.flat]
-[methods.tree]
-"""
+GOOD = small_suite("mine", seeds=2)
 
 
 def changed(old: str, new: str) -> Suite:
@@ -88,7 +79,9 @@ def test_seeds_for_the_contrasts_are_theirs_and_the_baselines_only() -> None:
 
 
 def test_a_seed_of_a_label_that_is_not_tuned_may_be_a_tuning_seed() -> None:
-    parse_suite(GOOD + "[methods.mix]\nseeds = [100]\n[tuning]\nseeds = [100]\n")
+    suite = parse_suite(GOOD + "[methods.mix]\nseeds = [100]\n[tuning]\nseeds = [100]\n")
+
+    assert suite.seeds_of("mix") == (100,) and suite.tuning is not None and suite.tuning.seeds == (100,)
 
 
 def wide(workloads: str, rewards: str) -> str:

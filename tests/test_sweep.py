@@ -16,6 +16,7 @@ from typing import Literal
 import pytest
 from filelock import FileLock
 from running import Watcher, cli_here, same_points, sentence
+from small_suite import small_suite
 
 from grpo_bench.config import RunConfig, validated
 from grpo_bench.errors import UserError
@@ -30,19 +31,7 @@ from grpo_bench.sweeping.suite import parse_suite
 from grpo_bench.sweeping.sweep import Task, announce, carry_out, only_one
 from grpo_bench.training.run import start
 
-SUITE = """
-name = "small"
-workloads = ["gaussian"]
-rewards = ["gaussian"]
-seeds = 1
-baseline = "flat"
-contrasts = ["tree"]
-budget.nfe = 4000
-settings.training.prompts = 2
-settings.evaluation = { every = 1500, prompts = 4 }
-[methods.flat]
-[methods.tree]
-"""
+SUITE = small_suite(settings="settings.training.prompts = 2\nsettings.evaluation = { every = 1500, prompts = 4 }")
 PLUGIN = '''
 import math
 from pathlib import Path

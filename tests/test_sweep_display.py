@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from small_suite import small_suite
 
 from grpo_bench.executors.base import Event
 from grpo_bench.sweeping.cells import Cell, suite_cells
@@ -18,17 +19,7 @@ from grpo_bench.terminal import sweep_display
 from grpo_bench.terminal.sweep_display import SweepDisplay
 from grpo_bench.terminal.sweeping import print_dry_run, print_sweep
 
-SUITE = """
-name = "shown"
-workloads = ["gaussian"]
-rewards = ["gaussian"]
-seeds = 1
-baseline = "flat"
-budget.nfe = 4000
-settings.training.prompts = 2
-[methods.flat]
-[methods.tree]
-"""
+SUITE = small_suite("shown", contrasts="[]", settings="settings.training.prompts = 2")
 
 
 @pytest.fixture

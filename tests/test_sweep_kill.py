@@ -12,23 +12,15 @@ from pathlib import Path
 
 import pytest
 from running import command, environment, same_points
+from small_suite import small_suite
 
 from grpo_bench.errors import UserError
 from grpo_bench.store.run import RunStore, run_names
 
-SUITE = """
-name = "killed"
-workloads = ["gaussian"]
-rewards = ["gaussian"]
-seeds = 2
-baseline = "flat"
-contrasts = ["tree"]
-budget.nfe = 24000
-settings.evaluation.every = 4000
-settings.training.checkpoint_every = 2
-[methods.flat]
-[methods.tree]
-"""
+SUITE = small_suite(
+    "killed", seeds=2, nfe=24000,
+    settings="settings.evaluation.every = 4000\nsettings.training.checkpoint_every = 2",
+)  # fmt: skip
 
 
 def arguments(suite: Path, results: Path) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from small_suite import small_suite
 
 from grpo_bench.executors.base import Event, Job
 from grpo_bench.store.points import encode
@@ -26,19 +27,7 @@ PHASES = ("plan", "rollout", "decode", "reward", "credit", "train", "eval", "io"
 
 
 def suite() -> Suite:
-    return parse_suite(
-        """
-name = "small"
-workloads = ["gaussian"]
-rewards = ["gaussian"]
-seeds = 1
-baseline = "flat"
-contrasts = ["tree"]
-budget.nfe = 4000
-[methods.flat]
-[methods.tree]
-"""
-    )
+    return parse_suite(small_suite())
 
 
 @pytest.fixture(scope="module")

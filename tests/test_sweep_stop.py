@@ -8,20 +8,11 @@ from pathlib import Path
 
 import pytest
 from running import cli, signalled
+from small_suite import small_suite
 
 from grpo_bench.store.run import RunStore, run_names
 
-SUITE = """
-name = "stopped"
-workloads = ["gaussian"]
-rewards = ["gaussian"]
-seeds = 1
-baseline = "flat"
-budget.nfe = 60000
-settings.evaluation.every = 6000
-[methods.flat]
-[methods.tree]
-"""
+SUITE = small_suite("stopped", nfe=60000, contrasts="[]", settings="settings.evaluation.every = 6000")
 
 
 @pytest.mark.slow
