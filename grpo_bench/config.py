@@ -139,6 +139,10 @@ class TrainingSection(Section):
     """Evaluate an exponential moving average of the weights with this decay; 0: the weights themselves."""
     ema_every: int = Field(1, ge=1)
     """Optimiser steps between two averagings."""
+    ema_warmup: Literal["flow-grpo", "none"] = "flow-grpo"
+    """Decay of optimiser step n: Flow-GRPO's min((1 + n) / (10 + n), ema_decay), or `ema_decay` from the start."""
+    ema_repeats: int = Field(1, ge=1)
+    """Averagings in a row of the same weights, for recipes whose code averages once a micro-batch."""
     rollout_batch: int = Field(256, ge=1)
     """Latents in one no-gradient evaluation."""
     train_batch: int = Field(64, ge=1)

@@ -40,7 +40,7 @@ def compare(
 
     base = draw()
     policy.restore(checkpoint.path)
-    ema = Ema(policy, config.training.ema_decay, config.training.ema_every)
+    ema = Ema(policy, config.training)
     ema.load(load_file(checkpoint.path / EMA))
     with ema.applied():
         return base, draw()

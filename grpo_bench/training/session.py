@@ -164,7 +164,7 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
         prompts=prompts["train"],
         conditioning=conditioning,
         evaluator=evaluator,
-        ema=Ema(policy, training.ema_decay, training.ema_every),
+        ema=Ema(policy, training),
         behaviour=behaviour,
     )
     warm_up(session)
