@@ -34,8 +34,8 @@ class NFTConfig(MethodConfig):
     """The behaviour policy's decay grows by this much an iteration; 0: it is always the current policy."""
     behaviour_cap: float = Field(0.5, ge=0, lt=1)
     """Largest decay of the behaviour policy."""
-    behaviour_delay: int = Field(0, ge=0)
-    """Iterations before the decay begins to grow."""
+    behaviour_delay: float = Field(0, ge=0)
+    """Iterations before the decay begins to grow (OCR: 37.5, as 75 gradient steps are half an iteration over 37)."""
 
 
 class DiffusionNFT(Method[NFTConfig]):
@@ -61,8 +61,8 @@ class DiffusionNFT(Method[NFTConfig]):
         return chains(schedule.sigmas, self.config.group, stochastic_T, forward_draws=draws)
 
     def behaviour_decay(self, iteration: int) -> float:
-        cfg = self.config
-        return min(cfg.behaviour_rate * max(iteration - cfg.behaviour_delay, 0), cfg.behaviour_cap)
+        cfg, done = self.config, iteration + 1  # the released code counts the iteration's gradient steps first
+        return min(cfg.behaviour_rate * max(done - cfg.behaviour_delay, 0), cfg.behaviour_cap)
 
     def forward_loss(self, batch: ForwardBatch) -> Tensor:
         """A / b (r |x+ - x_0|^2 / m+ + (1 - r) |x- - x_0|^2 / m-) + w |v - v_ref|^2, means over dimensions.

@@ -98,15 +98,19 @@ class TestBehaviour:
     """old <- d old + (1 - d) current."""
 
     def test_the_decay_follows_the_released_schedules(self) -> None:
-        # type 1: min(.001 k, .5); type 2 (OCR): 0 until 75, then min(.0075 (k - 75), .999)
+        # `return_decay` of the gradient steps n done: type 1 min(.001 n, .5), one step an iteration
         first = method("nft")
-        assert [first.behaviour_decay(k) for k in (0, 1, 100, 500, 900)] == pytest.approx([0, 0.001, 0.1, 0.5, 0.5])
-        second = method("nft", behaviour_rate=0.0075, behaviour_cap=0.999, behaviour_delay=75)
-        assert [second.behaviour_decay(k) for k in (0, 75, 175, 1000)] == pytest.approx([0, 0, 0.75, 0.999])
+        assert [first.behaviour_decay(k) for k in (0, 1, 99, 499, 900)] == pytest.approx([0.001, 0.002, 0.1, 0.5, 0.5])
+        # type 2 (OCR): 0 until n = 75, then min(.0075 (n - 75), .999), two steps an iteration
+        second = method("nft", behaviour_rate=0.015, behaviour_cap=0.999, behaviour_delay=37.5)
+        for k in (0, 36, 37, 38, 100, 1000):
+            n = 2 * (k + 1)
+            expected = 0.0 if n < 75 else min(0.0075 * (n - 75), 0.999)
+            assert second.behaviour_decay(k) == pytest.approx(expected), k
 
     def test_a_run_keeps_the_average_in_its_checkpoint(self, make: Make, results: Path) -> None:
         chosen = make(
-            method=NFT | {"behaviour_rate": 0.4, "behaviour_cap": 0.8, "draws": 2},
+            method=NFT | {"behaviour_rate": 0.2, "behaviour_cap": 0.4, "draws": 2},
             budget={"iterations": 3.0},
             training={"checkpoint_every": 1, "learning_rate": 1e-2},
         )
@@ -118,11 +122,11 @@ class TestBehaviour:
             old.append(load_file(point.path / BEHAVIOUR))
             weights.append(load_file(next((point.path / "transformer").glob("*.safetensors"))))
         name = max(old[0], key=lambda key: old[0][key].numel())
-        # decays 0, .4, .8 after iterations 0, 1, 2
-        assert torch.equal(old[0][name], weights[0][name])
-        second = 0.4 * weights[0][name] + 0.6 * weights[1][name]
+        # decays .2, .4 and (capped) .4 after iterations 0, 1, 2; the first average holds the base's weights
+        assert not torch.equal(old[0][name], weights[0][name])
+        second = 0.4 * old[0][name] + 0.6 * weights[1][name]
         torch.testing.assert_close(old[1][name], second)
-        torch.testing.assert_close(old[2][name], 0.8 * second + 0.2 * weights[2][name])
+        torch.testing.assert_close(old[2][name], 0.4 * second + 0.6 * weights[2][name])
         assert not torch.equal(old[2][name], weights[2][name])
 
     def test_methods_without_need_keep_nothing(self, make: Make, results: Path) -> None:
