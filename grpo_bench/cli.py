@@ -93,7 +93,7 @@ def run(
     reward: Annotated[str | None, typer.Option(help="Reward to train on, or NAME:WEIGHT,NAME:WEIGHT.")] = None,
     workload: Workload = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id of a diffusers pipeline.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Prompt file: one a line, or JSONL.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompt file: one a line, CSV, TSV, JSON or JSONL.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of prompts, noise and windows.")] = None,
     budget: Annotated[
         str | None,

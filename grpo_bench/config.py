@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.metering.ledger import BUDGET_KINDS, BudgetKind
@@ -61,6 +61,25 @@ class RewardSection(BaseModel):
         if not isinstance(table, dict):
             raise UserError(f"reward.{name} must be a table of settings, not {table!r}")
         return dict(table)
+
+
+class PromptsSection(Section):
+    """`[prompts]`: a prompt file; `prompts = "FILE"` is short for its path."""
+
+    path: str = ""
+    """Prompt file, instead of the workload's own prompts."""
+    column: str = ""
+    """Column of a table (or key of its JSON objects) that holds the prompts; empty: prompt, Prompt, text ..."""
+
+    @model_validator(mode="after")
+    def _column_of_a_file(self) -> PromptsSection:
+        if self.column and not self.path:
+            raise ValueError("prompts.column names a column of a prompt file; give the file with --prompts")
+        return self
+
+    @model_serializer
+    def _short(self) -> str | dict[str, str]:
+        return {"path": self.path, "column": self.column} if self.column else self.path
 
 
 class ModelSection(Section):
@@ -187,8 +206,7 @@ class RunConfig(Section):
     """Recipe this config was started from."""
     protocol: Literal["controlled", "paper"] = "controlled"
     """Shared settings for every method, or a paper's own."""
-    prompts: str = ""
-    """Prompt file, instead of the workload's own prompts."""
+    prompts: PromptsSection = PromptsSection()
     budget: dict[BudgetKind, float] = Field(default_factory=_default_budget)
     """What ends the run: exactly one of nfe, rollout-nfe, reward-calls, updates, seconds, iterations; 0: base only."""
     method: MethodSection = MethodSection()
@@ -198,6 +216,15 @@ class RunConfig(Section):
     objective: ObjectiveSection = ObjectiveSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _path_or_table(cls, prompts: object) -> object:
+        if isinstance(prompts, str):
+            return {"path": prompts}
+        if not isinstance(prompts, Mapping | PromptsSection):
+            raise ValueError("it must be a file's name, or a table such as { path = 'art.csv', column = 'caption' }")
+        return prompts
 
     @field_validator("budget")
     @classmethod
@@ -241,12 +268,24 @@ def build(layers: Iterable[tuple[str, Mapping[str, object]]]) -> RunConfig:
 
 
 def merge(base: Mapping[str, object], over: Mapping[str, object]) -> Table:
-    """`over` laid on `base`, table by table. A budget replaces a budget whole: one run has one."""
+    """`over` laid on `base`, table by table. A budget replaces a budget whole: one run has one.
+
+    `prompts = "FILE"` becomes the table that it is short for, on which a column can be laid.
+    """
+    return _merge(_with_prompt_table(base), _with_prompt_table(over))
+
+
+def _with_prompt_table(table: Mapping[str, object]) -> Mapping[str, object]:
+    prompts = table.get("prompts")
+    return {**table, "prompts": {"path": prompts}} if isinstance(prompts, str) else table
+
+
+def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> Table:
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
         nested = isinstance(value, Mapping) and isinstance(below, Mapping) and key != "budget"
-        result[key] = merge(below, value) if nested else value  # type: ignore[arg-type]
+        result[key] = _merge(below, value) if nested else value  # type: ignore[arg-type]
     return result
 
 

@@ -354,3 +354,37 @@ def test_method_settings_are_the_keys_beside_its_name() -> None:
 
 def test_a_budget_of_nothing_evaluates_the_base() -> None:
     assert build([("--set", parse_budget("iterations=0"))]).budget_amount == 0
+
+
+@pytest.mark.parametrize(
+    ("layers", "path", "column"),
+    [
+        ([], "", ""),
+        ([{"prompts": "a.txt"}], "a.txt", ""),
+        ([{"prompts": {"path": "a.csv"}}], "a.csv", ""),
+        ([{"prompts": "a.csv"}, {"prompts": {"column": "words"}}], "a.csv", "words"),
+        ([{"prompts": {"column": "words"}}, {"prompts": "a.csv"}], "a.csv", "words"),
+        ([{"prompts": {"path": "a.csv", "column": "words"}}, {"prompts": {"column": ""}}], "a.csv", ""),
+    ],
+)
+def test_prompts_are_a_file_or_a_table_and_come_back_from_toml(layers: list[Table], path: str, column: str) -> None:
+    config = build([("layer", layer) for layer in layers])
+
+    assert (config.prompts.path, config.prompts.column) == (path, column)
+    stored = tomllib.loads(config.to_toml())
+    assert stored["prompts"] == ({"path": path, "column": column} if column else path)
+    assert validated(RunConfig, stored) == config
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (1, "prompts = 1 is not allowed: it must be a file's name"),
+        (["a.txt"], "prompts = ['a.txt'] is not allowed: it must be a file's name"),
+        ({"path": 3}, "prompts.path = 3 is not allowed"),
+        ({"path": "a.csv", "colum": "x"}, "no setting is named 'prompts.colum'; did you mean 'prompts.column'?"),
+        ({"column": "x"}, "names a column of a prompt file"),
+    ],
+)
+def test_prompts_of_another_form_are_refused(prompts: object, message: str) -> None:
+    assert message in refusal({"prompts": prompts})

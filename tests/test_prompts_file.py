@@ -1,4 +1,4 @@
-"""Prompt files: what people save, and what each fault in one is called."""
+"""Prompt files as plain text and JSON lines: what people save, and what each fault in one is called."""
 
 from __future__ import annotations
 
@@ -47,8 +47,22 @@ def test_a_few_prompts_still_hold_one_out(path: Path) -> None:
         b"\xef\xbb\xbfa cat\r\na dog",
         b"\n  a cat \n\n\t\na dog\n\n",
         b"a cat\na cat\na dog\na dog\n",
+        b"a cat\ra dog\r",
+        "a cat\r\na dog\r\n".encode("utf-16"),
+        "\ufeffa cat\na dog\n".encode("utf-16-be"),
+        "a cat\na dog\n".encode("utf-32"),
     ],
-    ids=["byte order mark", "Windows lines", "both, no last newline", "blank lines and spaces", "repeats"],
+    ids=[
+        "byte order mark",
+        "Windows lines",
+        "both, no last newline",
+        "blank lines and spaces",
+        "repeats",
+        "old Mac lines",
+        "UTF-16 with its mark",
+        "UTF-16, big end first",
+        "UTF-32 with its mark",
+    ],
 )
 def test_the_same_two_prompts_however_saved(path: Path, data: bytes) -> None:
     path.write_bytes(data)
@@ -118,11 +132,24 @@ def test_empty_file(path: Path, text: str) -> None:
     assert "is empty; write one prompt a line" in refusal(path)
 
 
-@pytest.mark.parametrize("data", [b"caf\xe9\n", "a\nb\n".encode("utf-16"), b"\x89PNG\r\n\x1a\n\x00\xff"])
+@pytest.mark.parametrize("data", [b"caf\xe9\n", "a caf\xe9\n".encode("cp1252"), b"\x89PNG\r\n\x1a\n\x00\xff"])
 def test_not_utf8(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
     assert "is not UTF-8 (byte" in refusal(path)
+
+
+def test_utf16_that_ends_within_a_letter(path: Path) -> None:
+    path.write_bytes("a cat\na dog\n".encode("utf-16")[:-1])
+
+    assert "is not UTF-16 (byte" in refusal(path)
+
+
+@pytest.mark.parametrize("data", ["a\nb\n".encode("utf-16-le"), b"a cat\na\0dog\n", b"\0"])
+def test_a_nul_byte_is_no_text(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+    assert "NUL byte" in refusal(path)
 
 
 @pytest.mark.parametrize("text", ["only one\n", "only one\nonly one\n"])
@@ -146,7 +173,7 @@ def test_a_prompt_in_both_splits(path: Path) -> None:
 
 
 def test_a_split_for_some_only(path: Path) -> None:
-    path.write_text('{"prompt": "a", "split": "train"}\n{"prompt": "b"}\nplain\n', encoding="utf-8")
+    path.write_text('{"prompt": "a", "split": "train"}\n{"prompt": "b", "split": " "}\n', encoding="utf-8")
 
     assert "give it to all or to none" in refusal(path)
 
@@ -159,16 +186,110 @@ def test_a_split_for_some_only(path: Path) -> None:
         '{"promt": "a"}',
         '{"prompt": 5}',
         '{"prompt": "  "}',
-        '{"prompt": "a", "weight": 2}',
+        '{"prompt": "a", "prompt": "b"}',
+        '["a"]',
+        "a plain line",
         '{"prompt": "a", "split": 1}',
         '{"prompt": "half a pair \\ud800"}',
         '{"prompt": "a", "split": "\\udfff"}',
         '{"a":' * 50_000,
     ],
-    ids=["cut", "no JSON", "typo", "number", "blank", "more keys", "split", "surrogate", "surrogate split", "deep"],
+    ids=[
+        "cut",
+        "no JSON",
+        "typo",
+        "number",
+        "blank",
+        "twice",
+        "array",
+        "plain",
+        "split",
+        "surrogate",
+        "surrogate split",
+        "deep",
+    ],
 )
 def test_a_broken_line_is_named_by_its_number(path: Path, line: str) -> None:
     # given a broken line after a blank one: lines are counted as an editor counts them
     path.write_text(f'{{"prompt": "a"}}\n\n{line}\n', encoding="utf-8")
 
     assert "line 3 of" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a bear, brown,\tbig\na tower, tall\ttoo\na fox, red",
+        "(red:1.2) bear\n[bold]x[/bold]\n[a cat:a dog:0.5]",
+        "[1girl, solo] by a lake\n- a dash\n# a hash",
+        'a sign that says "no, thanks"\n"Hello" on a wall\nthe text, in caption',
+        "a prompt, please\na caption\nprompt",
+    ],
+)
+def test_commas_tabs_brackets_and_quotes_are_text_in_plain_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+    splits = read_prompts(path)
+
+    assert splits["train"] + splits["heldout"] == tuple(text.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prompt,category\na bear,Animals\na fox,Animals\n",
+        "Prompt\tCategory\na bear\tAnimals\na fox\tAnimals\n",
+        "id;caption\n1;a bear\n2;a fox\n",
+        '"text","id"\n"a bear","1"\n"a fox","2"\n',
+        "Prompts\na bear\na fox\n",
+    ],
+)
+def test_plain_text_that_begins_as_a_table_is_refused(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+    assert "like a table's header" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[\n 'a bear',\n 'a fox'\n]", "['a bear',\n'a fox']", '["a bear",\n "a fox"', "[\na\n]"]
+)
+def test_what_begins_as_an_array_and_is_none_is_refused(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+    said = refusal(path)
+
+    assert "is no JSON array" in said and repr(text.split("\n")[0]) in said
+
+
+@pytest.mark.parametrize("text", ["[\n 1,\n 2\n]", "[1, 2]", "[[]]", "[null]"])
+def test_an_array_of_other_things_is_refused(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+    assert "item 1 of" in refusal(path)
+
+
+@pytest.mark.parametrize("line", ['{"prompt": "a fox"}', "{red|blue} fox", " {"])
+def test_a_line_of_json_in_plain_text_is_refused(path: Path, line: str) -> None:
+    path.write_text(f"a bear\n{line}\n", encoding="utf-8")
+
+    assert "line 2 of" in refusal(path)
+
+
+def test_quotes_around_every_line_are_not_taken_into_the_prompts(path: Path) -> None:
+    path.write_text('"a bear, brown",\n"a fox"\n', encoding="utf-8")
+
+    assert "every line in quotes" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["prompts.yaml", "prompts.csv.gz", "prompts.parquet", "prompts.xlsx"])
+def test_a_suffix_that_no_prompt_file_has_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("- a bear\n- a fox\n", encoding="utf-8")
+
+    assert repr((tmp_path / name).suffix) in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["prompts", "prompts.TXT", "prompts.text"])
+def test_plain_text_may_be_named_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("a bear\na fox\n", encoding="utf-8")
+
+    assert read_prompts(tmp_path / name) == {"train": ("a bear",), "heldout": ("a fox",)}

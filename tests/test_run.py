@@ -160,7 +160,7 @@ def test_the_id_depends_on_prompts_and_weights(make: Make, results: Path, tmp_pa
     before = run(chosen, results).record
     make_model(model, seed=1)
     other_weights = run(chosen, results).record
-    file = Path(chosen.prompts)
+    file = Path(chosen.prompts.path)
     file.write_text(file.read_text(encoding="utf-8") + "one more\n", encoding="utf-8")
     other_prompts = run(chosen, results).record
 
@@ -305,8 +305,8 @@ def test_what_is_drawn_is_kept_as_it_is_even_if_hostile(make: Make, results: Pat
     # given held-out prompts that would steer a terminal
     chosen = make(budget={"iterations": 1.0})
     hostile = ["\x1b[2Jgone", "[bold]loud[/bold]"]
-    Path(chosen.prompts).write_text("".join(f"{i}\n" for i in range(18)) + "\n".join(hostile), encoding="utf-8")
-    assert read_prompts(Path(chosen.prompts))["heldout"] == tuple(hostile)
+    Path(chosen.prompts.path).write_text("".join(f"{i}\n" for i in range(18)) + "\n".join(hostile), encoding="utf-8")
+    assert read_prompts(Path(chosen.prompts.path))["heldout"] == tuple(hostile)
 
     done = run(chosen, results)
 

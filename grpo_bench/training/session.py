@@ -85,7 +85,7 @@ def splits(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
     """
     from grpo_bench.workloads.prompts import PromptsWorkload
 
-    source = PromptsWorkload() if config.prompts else WORKLOADS.get(config.workload)()
+    source = PromptsWorkload() if config.prompts.path else WORKLOADS.get(config.workload)()
     found = source.prompts(config)
     if config.evaluation.split not in found:
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +9,7 @@ from typing import ClassVar
 from grpo_bench.config import RunConfig, Table
 from grpo_bench.errors import UserError
 from grpo_bench.workloads.base import Splits, Workload
+from grpo_bench.workloads.prompt_files import PromptFile
 
 
 class PromptsWorkload(Workload):
@@ -35,71 +35,43 @@ class PromptsWorkload(Workload):
 
     def prompts(self, config: RunConfig) -> Splits:
         """The prompts of the file given."""
-        if not config.prompts:
+        if not config.prompts.path:
             raise UserError("this model has no prompts of its own; give --prompts with a file, one prompt a line")
-        return read_prompts(Path(config.prompts))
+        return read_prompts(Path(config.prompts.path), config.prompts.column)
 
 
-def read_prompts(path: Path) -> Splits:
-    """Prompts by split, from UTF-8 text with one prompt a line, or JSONL with `prompt` and (optionally) `split`.
+def read_prompts(path: Path, column: str = "") -> Splits:
+    """Prompts by split, from plain text, CSV, TSV, JSON or JSON lines; `column` names a table's prompts.
 
-    Without splits, the last tenth (at least one prompt) is `heldout`. Empty lines are skipped, repeats are kept once.
+    Without splits, the last tenth (at least one prompt) is `heldout`. Repeats are kept once.
 
     Raises:
-        UserError: a missing, empty or undecodable file, a broken line (with its number), an empty split, or a prompt
-            that is both trained on and held out.
+        UserError: a file that cannot be read as one of these, an empty split, or a prompt that is both trained on and
+            held out.
     """
-    try:
-        # Not splitlines(): a line separator such as U+2028 may stand inside a JSON text.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"prompt file {str(path)!r} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"prompt file {str(path)!r} cannot be read: {reason}; check the path") from error
-    rows = [_parse(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
-        raise UserError(f"prompt file {str(path)!r} is empty; write one prompt a line")
-    if any(split for _, split in rows) and not all(split for _, split in rows):
-        raise UserError(f"prompt file {str(path)!r} gives a split to some prompts only; give it to all or to none")
-    if not rows[0][1]:
-        unique = list(dict.fromkeys(prompt for prompt, _ in rows))
-        held = max(len(unique) // 10, 1)
-        rows = [(prompt, "train") for prompt in unique[:-held]] + [(prompt, "heldout") for prompt in unique[-held:]]
+    file = PromptFile(path, column)
+    rows = file.rows()
+    if any(row.split for row in rows) and not all(row.split for row in rows):
+        raise UserError(f"{file.name} gives a split to some prompts only; give it to all or to none")
     splits: dict[str, dict[str, None]] = {"train": {}, "heldout": {}}
-    for prompt, split in rows:
-        splits.setdefault(split, {})[prompt] = None
-    _check_splits(splits, path)
+    if rows[0].split:
+        for row in rows:
+            splits.setdefault(row.split, {})[row.prompt] = None
+    else:
+        unique = list(dict.fromkeys(row.prompt for row in rows))
+        held = max(len(unique) // 10, 1)
+        splits["train"], splits["heldout"] = dict.fromkeys(unique[:-held]), dict.fromkeys(unique[-held:])
+    _check_splits(splits, file.name)
     return {split: tuple(prompts) for split, prompts in splits.items()}
 
 
-def _check_splits(splits: Mapping[str, Mapping[str, None]], path: Path) -> None:
-    for name in ("train", "heldout"):
-        if not splits[name]:
-            raise UserError(
-                f"prompt file {str(path)!r} leaves the split {name!r} empty; give at least one train and one "
-                "heldout prompt"
-            )
+def _check_splits(splits: Mapping[str, Mapping[str, None]], name: str) -> None:
+    for split in ("train", "heldout"):
+        if not splits[split]:
+            raise UserError(f"{name} leaves the split {split!r} empty; give at least one train and one heldout prompt")
     both = splits["train"].keys() & splits["heldout"].keys()
     if both:
         raise UserError(
-            f"prompt file {str(path)!r} gives {min(both)!r} to train and heldout alike, but what is held out must not "
-            "be trained on; remove one"
+            f"{name} gives {min(both)!r} to train and heldout alike, but what is held out must not be trained on; "
+            "remove one"
         )
-
-
-def _parse(line: str, number: int, path: Path) -> tuple[str, str]:
-    """(prompt, split or "") of one line; a line that starts with a brace is JSON."""
-    if not line.lstrip().startswith("{"):
-        return line.strip(), ""
-    try:
-        row = json.loads(line)
-        json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-        raise UserError(f'line {number} of {str(path)!r} is not a JSON object with a "prompt" text; mend or remove it')
-    unknown = set(row) - {"prompt", "split"}
-    if unknown or not isinstance(row.get("split", ""), str):
-        raise UserError(f'line {number} of {str(path)!r} may hold "prompt" and "split" only, both texts; mend it')
-    return row["prompt"].strip(), row.get("split", "")
