@@ -83,7 +83,11 @@ def test_a_window_longer_than_the_steps(
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "is empty; write one prompt a line"), ("one\n", "leaves the split 'train' empty"), ('{"a": 1}', "has no column named prompt")],
+    [
+        ("", "is empty; write one prompt a line"),
+        ("one\n", "leaves the split 'train' empty"),
+        ('{"a": 1}', "has no column named prompt"),
+    ],
     ids=["empty", "one prompt", "JSON"],
 )
 def test_a_bad_prompt_file(refused: Callable[..., str], tmp_path: Path, text: str, message: str) -> None:
