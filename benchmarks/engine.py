@@ -31,10 +31,9 @@ from grpo_bench.policies.sd3 import SD3Policy
 from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.gaussian import Likelihood
 from grpo_bench.sampling.handle import Conditioning, Metered
-from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.objective import Batch, Diagnostics, Objective, default_clip
-from grpo_bench.training.planning import make_method, plan_forest
+from grpo_bench.training.planning import make_method, plan_forest, sampling_schedule
 from grpo_bench.workloads.shapes.parts import make_pipeline
 from grpo_bench.workloads.shapes.workload import MODEL, ShapesWorkload
 
@@ -201,7 +200,7 @@ def prepare(arguments: argparse.Namespace, method: str) -> Bench:
     prompts = [f"a red circle left of a blue square {i}" for i in range(config.training.prompts)]
     made = sd35_policy(config, device) if arguments.size == "sd35" else shapes_policy(config, device, prompts)
     policy, conditioning = made
-    schedule = make_schedule(policy.grid(config.sampling.steps), config.sampling.kernel, config.sampling.noise)
+    schedule = sampling_schedule(config.sampling, policy.grid)
     return Bench(
         config=config,
         policy=policy,

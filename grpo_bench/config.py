@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.metering.ledger import BUDGET_KINDS, BudgetKind
@@ -120,6 +129,17 @@ class SamplingSection(Section):
     """Classifier-free guidance, in rollout and training alike; above 1 every step costs two evaluations."""
     train_last: bool = False
     """Let the last step be stochastic and trained, for recipes whose code does so."""
+    grid: Literal["model", "linear"] = "model"
+    """Noise levels of the steps: the model's own, or evenly from 1 to 0. Evaluation takes the model's always."""
+    shift: float = Field(1.0, ge=0.01, le=100)
+    """Shift of the linear grid, s -> shift s / (1 + (shift - 1) s); 1 leaves it as it is."""
+
+    @field_validator("shift")
+    @classmethod
+    def _shifts_the_linear_grid(cls, shift: float, info: ValidationInfo) -> float:
+        if shift != 1 and info.data.get("grid") == "model":
+            raise ValueError("the model's own grid has its own shift, so leave it at 1 or set sampling.grid = 'linear'")
+        return shift
 
 
 class ObjectiveSection(Section):

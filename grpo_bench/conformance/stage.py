@@ -18,11 +18,10 @@ from grpo_bench.policies.base import Policy
 from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.gaussian import GAUSSIAN_MEAN, Likelihood
 from grpo_bench.sampling.handle import Metered
-from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.behaviour import Behaviour
 from grpo_bench.training.objective import Batch, Diagnostics, Objective, default_clip
-from grpo_bench.training.planning import plan_forest
+from grpo_bench.training.planning import plan_forest, sampling_schedule
 from grpo_bench.training.session import load_policy, splits
 
 ADVANTAGE_CLIP = 5.0
@@ -61,9 +60,7 @@ class Stage:
         self.prompts = splits(config)["train"][:prompts]
         self.conditioning = self.policy.encode(self.prompts)
         self.policy.keep_reference()
-        sampling = config.sampling
-        grid = self.policy.grid(sampling.steps)
-        self.schedule = make_schedule(grid, sampling.kernel, sampling.noise, sampling.train_last)
+        self.schedule = sampling_schedule(config.sampling, self.policy.grid)
 
     def noise(self, iteration: int) -> Noise:
         """The streams of an iteration."""

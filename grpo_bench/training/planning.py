@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from grpo_bench.config import RunConfig, validated
+from grpo_bench.config import RunConfig, SamplingSection, validated
 from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest
-from grpo_bench.forest.schedule import Schedule
+from grpo_bench.forest.schedule import Grid, Prediction, Schedule
 from grpo_bench.metering.ledger import TRAIN_WEIGHT, BudgetKind
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.registry import METHODS
 from grpo_bench.sampling.kernels import KERNELS, make_schedule
 from grpo_bench.sampling.noise import Purpose, generator
-from grpo_bench.sampling.schedule import diffusion_grid, shifted_grid
+from grpo_bench.sampling.schedule import diffusion_grid, linear_grid, shifted_grid
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,36 @@ def plan_forest(method: Method[MethodConfig], seed: int, iteration: int, schedul
 
 
 def plan_schedule(config: RunConfig) -> Schedule:
-    """The configured kernel on SD3's grid (ddim: SD's), without a model: its topology and costs are the model's own."""
-    sampling = config.sampling
-    epsilon = sampling.kernel in KERNELS and KERNELS[sampling.kernel].prediction == "epsilon"
-    grid = diffusion_grid(sampling.steps) if epsilon else shifted_grid(sampling.steps)
+    """The configured schedule without a model: SD3's grid (ddim: SD's) stands for the model's own; costs are the same.
+
+    Raises:
+        UserError: a linear grid under ddim, or a kernel, noise or shift that does not fit.
+    """
+    kernel = config.sampling.kernel
+    if kernel in KERNELS and KERNELS[kernel].prediction == "epsilon":
+        check_grid(config.sampling, "epsilon")
+        return sampling_schedule(config.sampling, diffusion_grid)
+    return sampling_schedule(config.sampling, lambda steps: Grid(shifted_grid(steps)))
+
+
+def sampling_schedule(sampling: SamplingSection, own: Callable[[int], Grid]) -> Schedule:
+    """The configured kernel on the configured grid; `own` gives the model's grid of that many steps."""
+    linear = sampling.grid == "linear"
+    grid = Grid(linear_grid(sampling.steps, sampling.shift)) if linear else own(sampling.steps)
     return make_schedule(grid, sampling.kernel, sampling.noise, sampling.train_last)
+
+
+def check_grid(sampling: SamplingSection, prediction: Prediction) -> None:
+    """A linear grid is one of noise levels of a flow.
+
+    Raises:
+        UserError: it is asked for and the model predicts the noise.
+    """
+    if sampling.grid == "linear" and prediction == "epsilon":
+        raise UserError(
+            "sampling.grid = 'linear' holds noise levels of a flow, and a model that predicts epsilon is sampled on "
+            "its own timesteps; leave sampling.grid out"
+        )
 
 
 def needs_reference(beta: float, method: Method[MethodConfig]) -> bool:

@@ -21,12 +21,12 @@ from grpo_bench.policies.base import Policy
 from grpo_bench.registry import POLICIES, WORKLOADS
 from grpo_bench.sampling.gaussian import Likelihood
 from grpo_bench.sampling.handle import Conditioning, Metered
-from grpo_bench.sampling.kernels import check_kernel, make_schedule
+from grpo_bench.sampling.kernels import check_kernel
 from grpo_bench.sampling.noise import Purpose, generator
 from grpo_bench.training.behaviour import Behaviour
 from grpo_bench.training.ema import Ema
 from grpo_bench.training.objective import Objective, default_clip
-from grpo_bench.training.planning import make_method, needs_reference, plan_forest
+from grpo_bench.training.planning import check_grid, make_method, needs_reference, plan_forest, sampling_schedule
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +69,12 @@ def load_policy(config: RunConfig, device: torch.device) -> Policy:
     """The policy the config names, or its workload's own.
 
     Raises:
-        UserError: unknown family, a kernel that is not for it, or a pipeline that cannot be loaded.
+        UserError: unknown family, a kernel or grid that is not for it, or a pipeline that cannot be loaded.
     """
     source = config.model.path or WORKLOADS.get(config.workload)().model(config)
     kind = POLICIES.get(config.model.policy)
     check_kernel(config.sampling.kernel, kind.prediction)  # before gigabytes are read for a run that cannot be
+    check_grid(config.sampling, kind.prediction)
     return kind.load(source, config.model, device)
 
 
@@ -132,9 +133,7 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
     policy.release_encoders()
     training = config.training
     handle = Metered(policy, ledger, guidance=config.sampling.guidance, batch=training.rollout_batch)
-    schedule = make_schedule(
-        policy.grid(config.sampling.steps), config.sampling.kernel, config.sampling.noise, config.sampling.train_last
-    )
+    schedule = sampling_schedule(config.sampling, policy.grid)
     evaluator = Evaluator(
         policy,
         Metered(policy, ledger, guidance=config.evaluation.guidance, batch=training.rollout_batch),
