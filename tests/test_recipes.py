@@ -1,4 +1,4 @@
-"""The shipped recipes: every value says where it comes from, and each forest costs what its paper's sampler costs."""
+"""The shipped recipes: every value has a source and is the released one, and forests cost what papers' do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 from running import ROOT, cli_here, sentence
 
-from grpo_bench.config import RunConfig, Table, recipes
+from grpo_bench.config import RunConfig, Table, read_toml, recipes
 from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest
 from grpo_bench.registry import METHODS, WORKLOADS
@@ -64,6 +64,31 @@ VARIANTS = {
         {"method.beta", "method.behaviour_rate", "method.behaviour_cap", "method.behaviour_delay", "training.updates"},
     ),
 }
+
+
+RELEASED = read_toml(ROOT / "tests" / "fixtures" / "released.toml")
+NUMBER = re.compile(r"(?<![\w.])\d+\.?\d*(?:e-?\d+)?", re.IGNORECASE)
+
+
+def released(name: str) -> dict[str, list[object]]:
+    """What `fixtures/released.toml` states of recipe `name`, the recipe that it is `like` included."""
+    table = RELEASED[name]
+    assert isinstance(table, Mapping)
+    found = released(str(table["like"])) if "like" in table else {}
+    for key, entry in table.items():
+        if isinstance(entry, list):
+            found[key] = entry
+        elif entry is False:
+            found.pop(key)
+    return found
+
+
+def written(value: object, said: str) -> bool:
+    """Whether a released line states the value: its numbers, or True or False."""
+    if isinstance(value, bool):
+        return str(value) in said
+    numbers = [float(number) for number in NUMBER.findall(said)]
+    return all(number in numbers for number in (value if isinstance(value, list) else [value]))
 
 
 def resolved(name: str, *sets: str, method: str | None = None, workload: str = "prompts") -> RunConfig:
@@ -129,6 +154,36 @@ def test_every_value_names_its_source(name: str) -> None:
     # and the first lines name the paper
     assert name == "controlled" or f"arXiv {paper(name)}" in "\n".join(lines[: lines.index("")])
     assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_its_values_are_the_released_ones(name: str) -> None:
+    own = {key: value for key, value in settings(name).items() if key not in ("protocol", "method.name")}
+
+    assert {key: entry[0] for key, entry in released(name).items()} == own
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_released_value_can_be_looked_up(name: str) -> None:
+    # given each value with what is written where
+    table = RELEASED[name]
+    assert isinstance(table, Mapping) and table["source"] and table["confirmed"]
+    for key, entry in table.items():
+        if not isinstance(entry, list):
+            continue
+        value, said, where, *how = entry
+
+        # then the value itself is written there, or it is said how it follows
+        assert how or written(value, said), key
+        # and the place is a file of the source, a paper, or another recipe that has the value too
+        if where in RELEASED:
+            assert released(where)[key][0] == value, key
+        else:
+            assert where.split(":")[0] in table.get("file", {}) or re.search(r"arXiv|README|Flow-GRPO", where), key
+
+
+def test_the_table_of_released_values_has_all_recipes() -> None:
+    assert sorted(RELEASED) == PAPERS
 
 
 @pytest.mark.parametrize("name", PAPERS)
