@@ -84,7 +84,7 @@ class BranchGRPO(Method[BranchConfig]):
 
     def stochastic_steps(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Bools:
         """(T,) whether the step samples noise: here every step that the schedule allows."""
-        return np.ones(schedule.steps, dtype=bool)
+        return np.append(np.ones(schedule.steps - 1, dtype=bool), schedule.train_last)
 
     def credit(self, rollout: Rollout) -> Credit:
         """Fused leaf rewards, z-scored over the nodes of each depth; width pruning after that."""

@@ -57,7 +57,7 @@ class TempFlowGRPO(Method[TempFlowConfig]):
         """A trunk a root, the same in every iteration."""
         cfg = self.config
         if cfg.branching == "none":
-            every_T = np.ones(schedule.steps, dtype=bool)
+            every_T = np.append(np.ones(schedule.steps - 1, dtype=bool), schedule.train_last)
             return chains(schedule.sigmas, cfg.roots, every_T, train_last=schedule.train_last)
         steps = range(schedule.steps - 1) if cfg.steps is None else cfg.steps
         return trunk(schedule.sigmas, dict.fromkeys(steps, cfg.branching), roots=cfg.roots)

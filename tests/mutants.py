@@ -174,8 +174,8 @@ class FlatWidened(FlatGRPO):
 
     def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
         half_T = np.arange(schedule.steps) < schedule.steps // 2
-        every_T = np.ones(schedule.steps, dtype=bool)
-        return chains(schedule.sigmas, self.config.group, every_T, trained=half_T)
+        early_T = np.arange(schedule.steps) < schedule.steps - 1
+        return chains(schedule.sigmas, self.config.group, early_T, trained=half_T)
 
     def credit(self, rollout: Rollout) -> Credit:
         forest = rollout.forest

@@ -30,7 +30,7 @@ class Mine(Method[MethodConfig]):
     name = "mine"
 
     def plan(self, iteration, rng, schedule):
-        return chains(schedule.sigmas, 6, np.ones(schedule.steps, dtype=bool))
+        return chains(schedule.sigmas, 6, np.arange(schedule.steps) < schedule.steps - 1)
 """
 
 

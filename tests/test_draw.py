@@ -19,7 +19,7 @@ def window(start: int, width: int, steps: int = 10) -> np.ndarray:
 
 
 def published() -> dict[str, Forest]:
-    grid, grid_20, ten, twenty = shifted_grid(10), shifted_grid(20), np.ones(10, dtype=bool), np.ones(20, dtype=bool)
+    grid, grid_20, ten, twenty = shifted_grid(10), shifted_grid(20), window(0, 9), window(0, 19, 20)
     chosen = np.random.default_rng(0).random((24, 10)) < 0.6
     chosen[:, -1] = False
     return {
@@ -62,12 +62,12 @@ def test_a_trunk_is_a_staircase() -> None:
 
 
 def test_equal_chains_are_one_row() -> None:
-    assert forest_rows(draw_text(chains([1, 0.5, 0], 24, [True, True]))) == [" 24 × ●━━━━━━━•┄┄┄┄┄┄◆     24"]
+    assert forest_rows(draw_text(chains([1, 0.5, 0], 24, [True, False]))) == [" 24 × ●━━━━━━━•┄┄┄┄┄┄◆     24"]
 
 
 def test_chains_that_train_different_steps_are_drawn_each() -> None:
     trained = np.array([[True, False, False], [True, False, False], [False, True, False]])
-    forest = chains([1, 0.6, 0.3, 0], 3, [True, True, True], shared_noise=True, trained=trained)
+    forest = chains([1, 0.6, 0.3, 0], 3, [True, True, False], shared_noise=True, trained=trained)
     assert forest_rows(draw_text(forest)) == [
         "      ●┬×2━━━━•──────•┄┄┄┄┄┄◆      2",
         "       └──────•━━━━━━•┄┄┄┄┄┄◆      1",
@@ -101,14 +101,14 @@ def test_the_images_column_adds_up(forest: Forest) -> None:
 def test_a_forest_of_different_branches_is_cut_in_the_middle() -> None:
     # given 64 chains, each training its own subset of six steps
     trained = np.array([[bool(chain >> step & 1) for step in range(6)] + [False] for chain in range(64)])
-    forest = chains(np.linspace(1, 0, 8), 64, np.ones(7, dtype=bool), shared_noise=True, trained=trained)
+    forest = chains(np.linspace(1, 0, 8), 64, window(0, 6, 7), shared_noise=True, trained=trained)
     text = draw_text(forest)
     assert len(text.splitlines()) <= 40
     assert f"{64 - 35} more rows" in text
 
 
 def test_many_steps_are_drawn_without_error() -> None:
-    forest = chains(shifted_grid(1000), 2, np.ones(1000, dtype=bool))
+    forest = chains(shifted_grid(1000), 2, window(0, 999, 1000))
     assert forest_rows(draw_text(forest))[0].startswith("  2 × ●")
 
 
@@ -116,6 +116,6 @@ def test_drawing_text_needs_no_matplotlib() -> None:
     code = (
         "from grpo_bench.forest.draw import draw_text\n"
         "from grpo_bench.forest.forest import chains\n"
-        "draw_text(chains([1, .5, 0], 2, [True, True]))"
+        "draw_text(chains([1, .5, 0], 2, [True, False]))"
     )
     assert not {"matplotlib", "torch"} & loaded_by(code)

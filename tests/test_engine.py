@@ -39,7 +39,7 @@ FOREST_OF_ALL_SORTS = [
     chains(GRID, 3, window(0, T - 1)),
     chains(GRID, 3, window(0, T - 1), shared_noise=True),
     chains(GRID, 2, window(2, 2), shared_noise=True),
-    branching(GRID, {0: 2, 2: 2}, window(0, T), roots=2, sibling_noise=4.0),
+    branching(GRID, {0: 2, 2: 2}, window(0, T - 1), roots=2, sibling_noise=4.0),
     trunk(GRID, {0: 2, 1: 2, 3: 2}),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def window(start: int, width: int, steps: int = T) -> np.ndarray:
 
 
 def everywhere(steps: int = T) -> np.ndarray:
-    return np.ones(steps, dtype=bool)
+    return np.arange(steps) < steps - 1
 
 
 def costs(forest: Forest) -> tuple[int, int, int, int]:
@@ -74,7 +76,7 @@ def test_branch_counts() -> None:
 
 
 def test_branch_as_published_trains_the_last_step() -> None:
-    forest = branching(GRID_20, {0: 2, 3: 2, 6: 2, 9: 2}, everywhere(20), train_last=True)
+    forest = branching(GRID_20, {0: 2, 3: 2, 6: 2, 9: 2}, np.ones(20, dtype=bool), train_last=True)
     assert (forest.trained_edges, forest.train_nfe) == (218, 203)
 
 
@@ -100,7 +102,7 @@ def test_the_trunk_is_not_decoded_and_its_child_comes_last() -> None:
 
 
 def test_chains_by_hand() -> None:
-    forest = chains([1, 0.7, 0.3, 0], 2, [False, True, True], shared_noise=True)
+    forest = chains([1, 0.7, 0.3, 0], 2, [False, True, False], shared_noise=True)
     assert forest.parent_N.tolist() == [-1, 0, 1, 1, 2, 3]
     assert forest.stochastic_N.tolist() == [False, False, True, True, False, False]
     assert forest.trained_N.tolist() == forest.stochastic_N.tolist()
@@ -115,13 +117,32 @@ def test_steps_trained_by_chain() -> None:
     assert forest.stochastic_N[1:7].all()
 
 
-def test_the_last_step_is_deterministic_unless_asked() -> None:
-    for build in (
-        lambda last: chains(GRID, 2, everywhere(), train_last=last),
-        lambda last: branching(GRID, {0: 2}, everywhere(), train_last=last),
-    ):
-        assert not build(False).stochastic_N[build(False).leaves_L].any()
-        assert build(True).trained_N[build(True).leaves_L].all()
+LAST = np.ones(T, dtype=bool)
+"""A mask that is True on the last step too."""
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda last: chains(GRID, 2, LAST, train_last=last), "stochastic"),
+        (lambda last: chains(GRID, 2, LAST, trained=window(0, 4) | window(9, 1), train_last=last), "stochastic"),
+        (lambda last: chains(GRID, 2, LAST if last else everywhere(), trained=LAST, train_last=last), "trained"),
+        (lambda last: branching(GRID, {0: 2}, LAST, train_last=last), "stochastic"),
+        (lambda last: branching(GRID, {}, LAST if last else everywhere(), trained=LAST, train_last=last), "trained"),
+    ],
+)
+def test_a_stochastic_last_step_is_an_error_unless_asked(build: Callable[[bool], Forest], name: str) -> None:
+    # what a builder dropped without a word, a method would believe to be trained
+    with pytest.raises(UserError, match=rf"last step is deterministic .* but {name} is True for it \(step 9\)"):
+        build(False)
+    assert build(True).trained_N[build(True).leaves_L].all()
+
+
+def test_the_last_step_of_a_single_chain_is_an_error_too() -> None:
+    # one row of a mask by chain is enough
+    by_chain = np.array([[True, False, False], [False, False, True]])
+    with pytest.raises(UserError, match=r"trained is True for it \(step 2\)"):
+        chains([1, 0.7, 0.3, 0], 2, [True, True, False], trained=by_chain)
 
 
 def test_an_ode_rollout_has_no_stochastic_edge() -> None:

@@ -174,9 +174,9 @@ def test_a_branch_of_one_split_is_flat_from_one_root_bit_for_bit(pipeline: Path)
 def test_chains_from_one_root_are_a_tree_that_splits_once_bit_for_bit(pipeline: Path) -> None:
     # flat(shared, G) = branching at step 0 into G, every later step a single stochastic child
     flat = method("flat", group=3, shared_noise=True)
-    same = branching(SCHEDULE.sigmas, {0: 3}, np.ones(T, dtype=bool))
+    same = branching(SCHEDULE.sigmas, {0: 3}, np.arange(T) < T - 1)
     assert flat.plan(0, np.random.default_rng(0), SCHEDULE).same_as(same)
-    assert same.same_as(chains(SCHEDULE.sigmas, 3, np.ones(T, dtype=bool), shared_noise=True))
+    assert same.same_as(chains(SCHEDULE.sigmas, 3, np.arange(T) < T - 1, shared_noise=True))
 
 
 @pytest.mark.parametrize("trainable", ["full", "lora"])

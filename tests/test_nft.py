@@ -231,7 +231,7 @@ class Both(Method[MethodConfig]):
     name = "both"
 
     def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
-        stochastic = np.ones(schedule.steps, dtype=bool)
+        stochastic = np.arange(schedule.steps) < schedule.steps - 1
         return chains(schedule.sigmas, 2, stochastic, forward_draws=1)
 
 

@@ -23,7 +23,7 @@ from grpo_bench.forest.sketch import Sketch
 from grpo_bench.palette import KNOWN, method_colour
 from grpo_bench.sampling.schedule import shifted_grid
 
-TEN = np.ones(10, dtype=bool)
+TEN = np.arange(10) < 9
 STEP_T = np.arange(10)
 
 
@@ -44,7 +44,7 @@ def tempflow() -> Forest:
 
 
 def nft() -> Forest:
-    return chains(shifted_grid(10), 24, ~TEN, forward_draws=9)
+    return chains(shifted_grid(10), 24, np.zeros(10, dtype=bool), forward_draws=9)
 
 
 def drawn(figure: Figure) -> dict[str, int]:
@@ -176,7 +176,7 @@ def test_a_picture_is_a_png_of_at_most_a_page(name: str, forest: Forest, tmp_pat
 
 
 def test_many_steps_and_a_hostile_name_are_drawn(tmp_path: Path) -> None:
-    sketch = Sketch("$\\frac{\x1b[31m", chains(shifted_grid(300), 2, np.ones(300, dtype=bool)))
+    sketch = Sketch("$\\frac{\x1b[31m", chains(shifted_grid(300), 2, np.arange(300) < 299))
     draw_png([sketch, sketch], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
@@ -194,7 +194,7 @@ def test_a_picture_needs_no_pyplot_and_no_torch(tmp_path: Path) -> None:
         "from grpo_bench.forest.sketch import Sketch\n"
     )
     drawing = (
-        "sketch = Sketch('flat', chains([1, .5, 0], 2, [True, True]))\n"
+        "sketch = Sketch('flat', chains([1, .5, 0], 2, [True, False]))\n"
         f"draw_png([sketch], pathlib.Path({str(tmp_path / 'small.png')!r}))"
     )
     assert not {"matplotlib", "torch", "PIL"} & loaded_by(imports)

@@ -25,7 +25,7 @@ class Pair(Method):
     paper = "1234.56789"
 
     def plan(self, iteration, rng, schedule):
-        stochastic = np.ones(schedule.steps, dtype=bool)
+        stochastic = np.arange(schedule.steps) < schedule.steps - 1
         stochastic[-1] = False
         return chains(schedule.sigmas, 2, stochastic)
 

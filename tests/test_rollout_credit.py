@@ -164,7 +164,7 @@ def test_a_group_of_one_has_no_advantage_with_ddof_one() -> None:
 
 
 def test_several_rewards_are_scored_each_and_then_added() -> None:
-    forest = chains(SCHEDULE.sigmas, 2, np.ones(8, dtype=bool))
+    forest = chains(SCHEDULE.sigmas, 2, np.arange(8) < 7)
     rewards_LP = {"small": np.array([[0.0], [1e-3]]), "large": np.array([[500.0], [100.0]])}
     weights = {"small": 0.8, "large": 0.2}
 

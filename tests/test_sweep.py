@@ -47,7 +47,7 @@ class Falls(Method):
     name = "falls"
 
     def plan(self, iteration, rng, schedule):
-        stochastic = np.ones(schedule.steps, dtype=bool)
+        stochastic = np.arange(schedule.steps) < schedule.steps - 1
         stochastic[-1] = False
         return chains(schedule.sigmas, 2, stochastic)
 

@@ -197,7 +197,7 @@ class Recording(Method[MethodConfig]):
 
     def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
         """Two chains; the tests give their own forests."""
-        return chains(schedule.sigmas, 2, np.ones(schedule.steps, dtype=bool))
+        return chains(schedule.sigmas, 2, np.arange(schedule.steps) < schedule.steps - 1)
 
     def credit(self, rollout: Rollout) -> Credit:
         """The leaves' z-scores."""

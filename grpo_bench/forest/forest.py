@@ -232,12 +232,12 @@ def chains(
     """`group` chains, stochastic at the steps where `stochastic` (T bools) is True.
 
     Independent chains have a root each. With `shared_noise` they are the children of one node at the first stochastic
-    step; the prefix before it is the same for all and stored once. The last step is deterministic whatever the masks
-    say, unless `train_last`. `trained` is (T,) or, for steps that differ by chain, (group, T); default: `stochastic`.
+    step; the prefix before it is the same for all and stored once. `trained` is (T,) or, for steps that differ by
+    chain, (group, T); default: `stochastic`. No mask is True on the last step, unless `train_last`.
 
     Raises:
-        UserError: if group < 1, a mask has the wrong shape, a trained step is not stochastic, or several chains share
-            their noise and no step is stochastic.
+        UserError: if group < 1, a mask has the wrong shape or the last step, a trained step is not stochastic, or
+            several chains share their noise and no step is stochastic.
     """
     grid = check_sigmas(sigmas)
     steps = grid.size - 1
@@ -274,12 +274,11 @@ def branching(
 ) -> Forest:
     """Trees: a node at a step in `splits` has that many stochastic children, any other node has one child.
 
-    `stochastic` and `trained` (default: `stochastic`) are T bools. The last step is deterministic whatever the masks
-    say, unless `train_last`.
+    `stochastic` and `trained` (default: `stochastic`) are T bools, False on the last step unless `train_last`.
 
     Raises:
-        UserError: if a split is on a step that is not stochastic (the last one included), a count is below 1, a mask
-            has the wrong shape, or a trained step is not stochastic.
+        UserError: if a split is on a step that is not stochastic, a count is below 1, a mask has the wrong shape or the
+            last step, or a trained step is not stochastic.
     """
     grid = check_sigmas(sigmas)
     steps = grid.size - 1
@@ -338,11 +337,15 @@ def _grow(roots: int, noisy_T: Ints, plain_T: Bools, *, children_branch: bool = 
 
 
 def _mask(values: ArrayLike, shape: tuple[int, ...], name: str, *, train_last: bool) -> Bools:
-    """A copy of a mask over steps (its last axis), False on the last step unless `train_last`."""
+    """A copy of a mask over steps (its last axis); True on the last step is an error unless `train_last`."""
     mask = np.array(values)
     if mask.shape != shape or mask.dtype != np.bool_:
         raise UserError(f"{name} holds a bool a step, got {mask.dtype} of shape {mask.shape}: give bools of {shape}")
-    mask[..., -1] &= train_last
+    if mask[..., -1].any() and not train_last:
+        raise UserError(
+            f"the last step is deterministic in every method and never trained, but {name} is True for it (step "
+            f"{shape[-1] - 1}): make it False there, or pass train_last=schedule.train_last where a recipe trains it"
+        )
     return mask
 
 
