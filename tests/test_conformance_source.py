@@ -10,6 +10,7 @@ import pytest
 from grpo_bench.conformance.source import source_faults
 
 ROOT = Path(__file__).parent.parent
+REACHES = ("gc", "inspect", "ctypes", "sys", "importlib", "builtins", "traceback", "runpy")
 
 
 @pytest.mark.parametrize(
@@ -31,8 +32,6 @@ ROOT = Path(__file__).parent.parent
         ("import os.path", "it imports os"),
         ("import subprocess", "it imports subprocess"),
         ("from socket import socket", "it imports socket"),
-        ("import importlib", "it imports importlib"),
-        ("import ctypes", "it imports ctypes"),
         ("import threading", "it imports threading"),
         ("open('x')", "it calls open()"),
         ("eval('1')", "it calls eval()"),
@@ -40,15 +39,38 @@ ROOT = Path(__file__).parent.parent
         ("from grpo_bench.forest.forest import Forest", "private; the public API is"),
         ("import grpo_bench.training.trainer", "private; the public API is"),
         ("from grpo_bench import registry", "private; the public API is"),
+        ("import grpo_bench\nx = grpo_bench.training", "it uses grpo_bench.training, which is private"),
         ("from grpo_bench_methods.tree import _sibling_softmax", "the private name grpo_bench_methods.tree._sib"),
+        ("import numpy as np\nx = np._core", "the private name numpy._core"),
+        # whatever leads to objects that a method was not given: frames, modules, the collector, memory
+        *[(f"import {name}", f"it imports {name}; a method sees its arguments and itself") for name in REACHES],
+        ("import sys\nframe = sys._getframe(1)", "it uses the private name sys._getframe"),
+        ("import sys\nsys.modules['x'] = None", "it changes sys.modules"),
+        ("import sys\nsys.settrace(f)", "it uses settrace"),
+        ("from inspect import currentframe", "it imports inspect"),
+        ("from fsspec import os", "it imports os by way of fsspec"),
+        ("import numpy as np\nx = np.lib.format.os", "it uses numpy.lib.format.os"),
+        ("def f(x):\n    return x.f_back", "it uses f_back"),
+        ("def f(e):\n    return e.__traceback__.tb_frame", "it uses tb_frame"),
+        ("x = [c for c in object.__subclasses__()]", "it uses __subclasses__"),
+        ("x = __builtins__['open']", "it uses __builtins__"),
+        ("def f(x):\n    return x.plan.__globals__", "it uses __globals__"),
+        ("def f(x):\n    return getattr(x, '__globals__')", "the private name '__globals__'"),
+        ("def f(x):\n    return getattr(x, '_ledger')", "the private name '_ledger'"),
+        ("def f(x):\n    object.__setattr__(x, 'seed', 0)", "it calls __setattr__ on something that is not itself"),
+        ("def f(x):\n    setattr(x, 'seed', 0)", "it calls setattr on something that is not itself"),
+        ("def f(x):\n    x.flags.writeable = True", "it uses writeable; arrays that a method is given are read-only"),
+        ("def f(x):\n    x.setflags(write=True)", "it uses setflags"),
+        ("from grpo_bench import Rollout\nRollout.terms = None", "it changes grpo_bench.Rollout"),
+        ("import torch\ntorch.exp = torch.sin", "it changes torch, which is not its own"),
+        ("import numpy as np\nnp.core.x['a'] += 1", "it changes numpy.core.x"),
+        ("x = 0\ndef f():\n    global x", "it changes the module's x; what a method remembers"),
     ],
 )
 def test_what_a_method_may_not_use_is_named_with_its_line(source: str, words: str) -> None:
     found = list(source_faults(source))
     assert found, source
-    line, sentence = found[-1]
-    assert words in sentence
-    assert line == len(source.split("\n"))
+    assert [line for line, sentence in found if words in sentence] == [len(source.split("\n"))], found
 
 
 @pytest.mark.parametrize(
@@ -56,7 +78,14 @@ def test_what_a_method_may_not_use_is_named_with_its_line(source: str, words: st
     [
         "from grpo_bench import Forest, Method, UserError, chains",
         "import grpo_bench\nchains = grpo_bench.chains",
+        "from grpo_bench import *",
+        "import grpo_bench as gb\ncredit = gb.Forest.same_as",
         "from grpo_bench_methods.flat import FlatGRPO",
+        "class A:\n    def __post_init__(self):\n        object.__setattr__(self, 'a', 1)",
+        "class A:\n    def __setattr__(self, name, value):\n        super().__setattr__(name, value)",
+        "class A:\n    def f(self):\n        self._kept = getattr(self, 'kept', 0)",
+        "from types import MappingProxyType\nimport torch.nn.functional as F\nx = F.softmax",
+        "def f(rollout):\n    kept = rollout.logp_NP.copy()\n    kept[0] = 1.0\n    kept += 2",
         "from __future__ import annotations",
         "import numpy as np\ndef plan(rng: np.random.Generator) -> int:\n    return rng.integers(3)",
         "import torch\ndef loss(g):\n    return torch.randn(3, generator=g)",

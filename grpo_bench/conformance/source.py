@@ -15,24 +15,32 @@ from grpo_bench.conformance.finding import Finding
 from grpo_bench.conformance.subject import Subject
 
 CLOCKS = {"time", "datetime"}
+DRAWS = {"random", "secrets", "uuid"}
 OUTSIDE = {
-    "os",
-    "subprocess",
-    "socket",
-    "importlib",
-    "ctypes",
-    "threading",
-    "multiprocessing",
-    "sys",
-    "shutil",
-    "asyncio",
-}
-CALLS = {"open", "eval", "exec", "compile", "__import__", "globals"}
+    "os", "io", "pathlib", "shutil", "tempfile", "glob", "mmap", "sqlite3", "pickle", "marshal", "shelve", "subprocess",
+    "multiprocessing", "concurrent", "threading", "asyncio", "signal", "atexit", "socket", "http", "urllib", "requests",
+    "platform", "getpass",
+}  # fmt: skip
+REACHES = {
+    "sys", "gc", "inspect", "ctypes", "cffi", "importlib", "imp", "runpy", "pkgutil", "builtins", "traceback",
+    "tracemalloc", "faulthandler", "bdb", "pdb", "dis", "codeop",
+}  # fmt: skip
+"""Modules with which code finds objects that it was not given: frames, modules, other objects' insides."""
+FRAMES = {
+    "f_back", "f_locals", "f_globals", "f_builtins", "tb_frame", "gi_frame", "cr_frame", "ag_frame", "__globals__",
+    "__closure__", "__code__", "__builtins__", "__subclasses__", "__traceback__", "settrace", "setprofile",
+    "with_traceback", "__import__", "__loader__",
+}  # fmt: skip
+"""Attributes and names that lead to frames, or to the insides of functions and modules."""
+CALLS = {"open", "eval", "exec", "compile", "globals", "breakpoint", "input"}
+FREEZES = {"setflags", "writeable"}
+"""What numpy calls the lock on an array."""
 STREAMS = {"Generator", "BitGenerator"}
 """Names of numpy.random that draw nothing: a plan is given its stream."""
 TORCH_DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "rand_like", "randn_like",
                "randint_like", "poisson"}  # fmt: skip
 TORCH_SEEDS = {"manual_seed", "seed", "set_rng_state", "default_generator"}
+OWN = "a method sees its arguments and itself, and reaches into nothing else"
 
 
 def check_source(subject: Subject) -> Iterator[Finding]:
@@ -40,7 +48,7 @@ def check_source(subject: Subject) -> Iterator[Finding]:
     faults = [
         f"{Path(file).name}, line {line}: {fault}"
         for file in subject.modules.values()
-        for line, fault in sorted(source_faults(Path(file).read_text(encoding="utf-8")))
+        for line, fault in sorted(set(source_faults(Path(file).read_text(encoding="utf-8"))))
     ]
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     yield Finding("source", not faults, faults[0] + more if faults else ", ".join(subject.modules))
@@ -51,13 +59,24 @@ def source_faults(source: str) -> Iterator[tuple[int, str]]:
     tree = ast.parse(source)
     names = _imported(tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for origin in _origins(node):
-                yield from ((node.lineno, fault) for fault in _import_fault(origin))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
-            yield node.lineno, f"it calls {node.func.id}(); a method computes, it reads, writes and runs nothing"
-        if isinstance(node, ast.Attribute | ast.Name):
-            yield from ((node.lineno, fault) for fault in _random_fault(_dotted(node, names), node, tree))
+        if isinstance(node, ast.stmt | ast.expr):
+            yield from ((node.lineno, fault) for fault in _faults(node, names, tree))
+
+
+def _faults(node: ast.stmt | ast.expr, names: dict[str, str], tree: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        for origin in _origins(node):
+            yield from _import_fault(origin)
+    elif isinstance(node, ast.Global):
+        yield f"it changes the module's {node.names[0]}; what a method remembers is in itself and in state_dict"
+    elif isinstance(node, ast.Assign | ast.AugAssign | ast.Delete):
+        yield from _change_fault(node, names)
+    elif isinstance(node, ast.Call):
+        yield from _call_fault(node, names)
+    if isinstance(node, ast.Attribute | ast.Name):
+        dotted = _dotted(node, names)
+        yield from _reach_fault(node, dotted)
+        yield from _random_fault(dotted, node, tree)
 
 
 def _origins(node: ast.Import | ast.ImportFrom) -> list[str]:
@@ -87,12 +106,16 @@ def _import_fault(origin: str) -> Iterator[str]:
     package, _, rest = origin.partition(".")
     if package in CLOCKS:
         yield f"it imports {package}; a method has no clock: what it does depends on iteration, rng and rewards only"
-    elif package in OUTSIDE or package == "random":
+    elif package in OUTSIDE | DRAWS:
         yield f"it imports {package}; draw from the rng that plan is given, and leave files and processes to the engine"
-    elif package == "grpo_bench" and rest not in ("", *grpo_bench.__all__):
+    elif package in REACHES:
+        yield f"it imports {package}; {OWN}"
+    elif package == "grpo_bench" and rest not in ("", "*", *grpo_bench.__all__):
         yield f"it imports {origin}, which is private; the public API is what `from grpo_bench import ...` offers"
     elif any(part.startswith("_") and part != "__future__" for part in origin.split(".")):
         yield f"it imports the private name {origin}; use what its package makes public"
+    elif package and rest.split(".")[-1] in OUTSIDE | REACHES | CLOCKS | DRAWS - {"random"}:
+        yield f"it imports {rest.split('.')[-1]} by way of {package}; {OWN}"
 
 
 def _dotted(node: ast.expr, names: dict[str, str]) -> str:
@@ -103,6 +126,52 @@ def _dotted(node: ast.expr, names: dict[str, str]) -> str:
         base = _dotted(node.value, names)
         return f"{base}.{node.attr}" if base else ""
     return ""
+
+
+def _call_fault(node: ast.Call, names: dict[str, str]) -> Iterator[str]:
+    name = node.func.id if isinstance(node.func, ast.Name) else ""
+    if name in CALLS and name not in names:
+        yield f"it calls {name}(); a method computes, it reads, writes and runs nothing"
+    texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    private = [text for text in texts if text.startswith("_")]
+    if name in ("getattr", "setattr", "delattr") and private:
+        yield f"it calls {name}() with the private name {private[0]!r}; {OWN}"
+    attribute = node.func.attr if isinstance(node.func, ast.Attribute) else name
+    if attribute in ("__setattr__", "__delattr__", "setattr", "delattr") and not _about_itself(node):
+        yield f"it calls {attribute} on something that is not itself; {OWN}"
+
+
+def _about_itself(node: ast.Call) -> bool:
+    """`f(self, ...)`, or a call of `super().f`."""
+    inner = node.func.value if isinstance(node.func, ast.Attribute) else None
+    if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == "super":
+        return True
+    return bool(node.args) and isinstance(node.args[0], ast.Name) and node.args[0].id == "self"
+
+
+def _change_fault(node: ast.Assign | ast.AugAssign | ast.Delete, names: dict[str, str]) -> Iterator[str]:
+    """An assignment into what was imported: another class's method, a package's setting."""
+    for target in [node.target] if isinstance(node, ast.AugAssign) else node.targets:
+        owner = target.value if isinstance(target, ast.Attribute | ast.Subscript) else target
+        dotted = "" if owner is target else _dotted(owner, names)
+        if dotted:
+            yield f"it changes {dotted}, which is not its own; derive a class from it instead"
+
+
+def _reach_fault(node: ast.Attribute | ast.Name, dotted: str) -> Iterator[str]:
+    last = node.attr if isinstance(node, ast.Attribute) else node.id
+    if last in FRAMES:
+        yield f"it uses {last}; {OWN}"
+    elif last in FREEZES and isinstance(node, ast.Attribute):
+        yield f"it uses {last}; arrays that a method is given are read-only, so copy what is to be changed"
+    elif isinstance(node, ast.Attribute) and dotted:
+        package, _, rest = dotted.partition(".")
+        if package == "grpo_bench" and rest not in grpo_bench.__all__ and "." not in rest:
+            yield f"it uses {dotted}, which is private; the public API is what `from grpo_bench import ...` offers"
+        elif last.startswith("_") and not last.startswith("__"):
+            yield f"it uses the private name {dotted}; use what its package makes public"
+        elif last in REACHES | OUTSIDE - {"io", "signal"}:
+            yield f"it uses {dotted}; {OWN}"
 
 
 def _random_fault(name: str, node: ast.expr, tree: ast.AST) -> Iterator[str]:
