@@ -138,7 +138,8 @@ class Reward(ABC, Generic[C]):
         with torch.no_grad():
             for start in range(0, len(prompts), self.config.batch):
                 part = slice(start, start + self.config.batch)
-                for name, score_B in self._scored(images_BCHW[part], prompts[part], components=components).items():
+                seen_BCHW = images_BCHW[part].clone()  # a reward that writes into it changes no other's images
+                for name, score_B in self._scored(seen_BCHW, prompts[part], components=components).items():
                     pieces.setdefault(name, []).append(score_B)
         return {name: torch.cat(found) for name, found in pieces.items()}
 

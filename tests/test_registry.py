@@ -26,7 +26,6 @@ class Pair(Method):
 
     def plan(self, iteration, rng, schedule):
         stochastic = np.arange(schedule.steps) < schedule.steps - 1
-        stochastic[-1] = False
         return chains(schedule.sigmas, 2, stochastic)
 
     def credit(self, rollout):

@@ -48,7 +48,6 @@ class Falls(Method):
 
     def plan(self, iteration, rng, schedule):
         stochastic = np.arange(schedule.steps) < schedule.steps - 1
-        stochastic[-1] = False
         return chains(schedule.sigmas, 2, stochastic)
 
     def credit(self, rollout):

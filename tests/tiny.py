@@ -191,6 +191,8 @@ def method(name: str, **settings: object) -> Method[MethodConfig]:
 class Recording(Method[MethodConfig]):
     """The default loss, which notes each micro-batch it is given."""
 
+    name = "recording"
+
     def __init__(self) -> None:
         super().__init__(MethodConfig())
         self.seen: list[EdgeBatch] = []

@@ -20,6 +20,7 @@ from grpo_bench.sampling.gaussian import GAUSSIAN_MEAN, Likelihood
 from grpo_bench.sampling.handle import Metered
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.behaviour import Behaviour
+from grpo_bench.training.handed import tensors, written
 from grpo_bench.training.objective import Batch, Diagnostics, Objective, default_clip
 from grpo_bench.training.planning import plan_forest, sampling_schedule
 from grpo_bench.training.session import load_policy, splits
@@ -161,9 +162,26 @@ class Recorder(Method[MethodConfig]):
     def edge_loss(self, batch: EdgeBatch) -> Tensor:
         """See `Method.edge_loss`."""
         self.edges.append(batch)
-        return self._inner.edge_loss(batch)
+        before = _copied(batch)
+        loss = self._inner.edge_loss(batch)
+        _check_unwritten(before, batch, self._inner.name)
+        return loss
 
     def forward_loss(self, batch: ForwardBatch) -> Tensor:
         """See `Method.forward_loss`."""
         self.draws.append(batch)
-        return self._inner.forward_loss(batch)
+        before = _copied(batch)
+        loss = self._inner.forward_loss(batch)
+        _check_unwritten(before, batch, self._inner.name)
+        return loss
+
+
+def _copied(batch: EdgeBatch | ForwardBatch) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors(batch).items()}
+
+
+def _check_unwritten(before: dict[str, Tensor], batch: EdgeBatch | ForwardBatch, method: str) -> None:
+    """By value, which sees what torch does not count: writes through `.data` or a numpy view."""
+    for name, tensor in tensors(batch).items():
+        if not torch.equal(tensor, before[name]):
+            raise written(name, method)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ class Rollout:
 
     `rewards` maps a reward's name to its raw scores (L, P); `logp_NP` is the log-prob of each trained edge under
     the policy that sampled it, named by the node it leads to, and zero elsewhere. `prompts` are the batch's prompts,
-    for methods that remember earlier rewards of a prompt.
+    for methods that remember earlier rewards of a prompt. Arrays and mappings are copied and read-only.
     """
 
     forest: Forest
@@ -34,6 +35,12 @@ class Rollout:
     reward_weights: Mapping[str, float] = field(default_factory=dict)
     combine: Literal["zscore", "raw"] = "zscore"
     prompts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        rewards = {name: _read_only(score) for name, score in self.rewards.items()}
+        object.__setattr__(self, "rewards", MappingProxyType(rewards))
+        object.__setattr__(self, "logp_NP", _read_only(self.logp_NP))
+        object.__setattr__(self, "reward_weights", MappingProxyType(dict(self.reward_weights)))
 
     def terms(self) -> list[tuple[str, float, Floats]]:
         """(name, weight, reward_LP) of what is normalised by itself and then added with these weights.
@@ -52,6 +59,12 @@ class Rollout:
         of different scales do not drown each other). `"raw"`: the advantage of the weighted sum (Flow-GRPO's rule).
         """
         return _total([weight * advantage(score) for _, weight, score in self.terms()])
+
+
+def _read_only(values: Floats) -> Floats:
+    copied = np.array(values)
+    copied.flags.writeable = False
+    return copied
 
 
 def _total(parts: list[Floats]) -> Floats:

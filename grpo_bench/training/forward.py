@@ -16,6 +16,7 @@ from grpo_bench.method import ForwardBatch, Method, MethodConfig
 from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.noise import Noise, Purpose
 from grpo_bench.training.behaviour import Behaviour
+from grpo_bench.training.handed import handed
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class ForwardObjective:
         row_R3 = samples.rows(prompts)
         losses = []
         for row_D3 in _chunks(row_R3, self._train_batch):
-            loss_D = self._method.forward_loss(self._batch(samples, conditioning, row_D3))
+            batch = self._batch(samples, conditioning, row_D3)
+            with handed(batch, self._method.name):
+                loss_D = self._method.forward_loss(batch)
             (loss_D.sum() / len(row_R3)).backward()
             losses.append(loss_D.detach().sum())
         # Read back once, at the end: a read inside the loop would make the host wait for every micro-batch.

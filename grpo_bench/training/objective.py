@@ -23,6 +23,7 @@ from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.behaviour import Behaviour
 from grpo_bench.training.forward import ForwardObjective, ForwardSamples
+from grpo_bench.training.handed import handed
 from grpo_bench.training.planning import needs_reference
 
 
@@ -213,11 +214,13 @@ class Objective:
             old_mean=None if old_mean is None else old_mean[parent_rows[:, 0], parent_rows[:, 1]][row_of],
             reference_mean=reference_MCHW,
         )
-        loss_M, kl_M = self._method.edge_loss(edge_batch), None
+        with handed(edge_batch, self._method.name):
+            loss_M, log_ratio_M = self._method.edge_loss(edge_batch), self._method.log_ratio(edge_batch)
+        kl_M = None
         if self._beta > 0 and reference_MCHW is not None:
             kl_M = gaussian_kl(mean_MCHW, reference_MCHW, std_M)
             loss_M = loss_M + self._beta * kl_M
-        return _Part(step_M, loss_M, self._method.log_ratio(edge_batch), kl_M)
+        return _Part(step_M, loss_M, log_ratio_M, kl_M)
 
     def _diagnose(self, part: _Part, diagnostics: Diagnostics) -> None:
         deviation_M = (part.log_ratio_M.exp() - 1).abs().cpu().numpy()
