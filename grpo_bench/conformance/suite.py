@@ -8,6 +8,7 @@ from types import MappingProxyType
 from grpo_bench.conformance.ascent import check_ascent
 from grpo_bench.conformance.cost import check_cost
 from grpo_bench.conformance.credit import check_credit
+from grpo_bench.conformance.descendants import check_descendants
 from grpo_bench.conformance.finding import Check, Finding, blame, findings
 from grpo_bench.conformance.gradient import check_gradient
 from grpo_bench.conformance.identity import check_identity
@@ -25,6 +26,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "source": check_source,
         "credit": check_credit,
         "order": check_order,
+        "descendants": check_descendants,
         "identity": check_identity,
         "ratio": check_ratio,
         "gradient": check_gradient,
