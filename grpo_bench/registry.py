@@ -84,6 +84,11 @@ class Registry(Generic[T]):
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{self.kind} {name!r} from {sources[name].origin} cannot be loaded: {reason}") from error
 
+    def brought_by(self, name: str) -> str | None:
+        """The plugin (file or module) that brought the name in by `load_plugin`; None where it is installed."""
+        source = self._plugins.get(name)
+        return None if source is None else source.origin
+
     def entries(self) -> list[Entry]:
         """Every name with its one-line summary, paper and origin; what fails to load carries its error."""
         return [self._describe(name, source) for name, source in sorted(self._sources().items())]

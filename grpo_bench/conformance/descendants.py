@@ -106,8 +106,8 @@ def _rivals(forest: Forest, group_N: Ints, node: int) -> Ints:
 
 def _thinned(moves: Sequence[Move]) -> list[Move]:
     """At most `MOST` of them, evenly chosen, in an order that tells prompts from edges."""
-    chosen = np.unique(np.linspace(0, len(moves) - 1, min(len(moves), MOST)).astype(int)) if moves else []
-    return [moves[i] for i in np.random.default_rng(SEED).permutation(chosen)] if len(chosen) else []
+    chosen = np.linspace(0, len(moves) - 1, min(len(moves), MOST)).astype(int)
+    return [moves[i] for i in np.random.default_rng(SEED).permutation(chosen)]
 
 
 def _changes(subject: Subject, turns: int, moves: Sequence[Move]) -> Iterator[tuple[Move, float, bool]]:

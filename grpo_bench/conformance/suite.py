@@ -14,6 +14,7 @@ from grpo_bench.conformance.gradient import check_gradient
 from grpo_bench.conformance.identity import check_identity
 from grpo_bench.conformance.order import check_order
 from grpo_bench.conformance.plan import check_plan
+from grpo_bench.conformance.process import check_process
 from grpo_bench.conformance.ratio import check_ratio
 from grpo_bench.conformance.resume import check_resume
 from grpo_bench.conformance.source import check_source
@@ -27,6 +28,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "credit": check_credit,
         "order": check_order,
         "descendants": check_descendants,
+        "process": check_process,
         "identity": check_identity,
         "ratio": check_ratio,
         "gradient": check_gradient,

@@ -1,0 +1,113 @@
+"""The other side of the process check: plays iterations of a method in a process of its own, and tells their digests.
+
+It is given everything as JSON on standard input, and answers with one line. It loads no torch unless the method does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from grpo_bench.config import validated
+from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.rollout import Floats, Rollout
+from grpo_bench.forest.schedule import Schedule
+from grpo_bench.method import Method, MethodConfig
+from grpo_bench.registry import METHODS, load_plugin
+from grpo_bench.training.planning import plan_forest
+
+
+@dataclass(frozen=True)
+class Take:
+    """One iteration to play: its rewards (L, P), none where only the plan is asked for, and the state before it."""
+
+    iteration: int
+    rewards: Sequence[Sequence[float]] = ()
+    state: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class Script:
+    """A method and the iterations to play, each by an instance of its own."""
+
+    name: str
+    plugin: str | None
+    settings: Mapping[str, object]
+    seed: int
+    prompts: Sequence[str]
+    schedule: Mapping[str, object]
+    takes: Sequence[Take]
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+
+def played(method: Method[MethodConfig], script: Script, take: Take, schedule: Schedule) -> dict[str, str]:
+    """Digests of an iteration's `plan` and, where there are rewards, of its `weights` and `credit`."""
+    forest = plan_forest(method, script.seed, take.iteration, schedule)
+    told = {"plan": _forest_digest(forest)}
+    if take.rewards:
+        weight_N = method.weights(forest, schedule)
+        told["weights"] = _digest([] if weight_N is None else [weight_N])
+        logp_NP = np.where(forest.trained_N, -1.0, 0.0)[:, None] * np.ones((1, len(script.prompts)))
+        rollout = Rollout(forest, {"r": np.array(take.rewards)}, logp_NP, prompts=tuple(script.prompts))
+        credit = method.credit(rollout)
+        kept = [] if credit.keep_NP is None else [credit.keep_NP]
+        told["credit"] = _digest([credit.advantage_NP, credit.group_NP, *kept])
+    return told
+
+
+def schedule_of(script: Script) -> Schedule:
+    """The script's schedule, bit for bit."""
+    arrays = {name: np.array(value) for name, value in script.schedule.items() if isinstance(value, list)}
+    return Schedule(**{**script.schedule, **arrays})  # type: ignore[arg-type]
+
+
+def table_of(schedule: Schedule) -> dict[str, object]:
+    """A schedule as JSON holds it: Python writes floats so that they are read back exactly."""
+    alpha = None if schedule.alpha is None else schedule.alpha.tolist()
+    arrays: dict[str, Floats] = {name: getattr(schedule, name) for name in ("sigmas", "x_T", "v_T", "std_T")}
+    named = {"kernel": schedule.kernel, "noise": schedule.noise, "train_last": schedule.train_last, "alpha": alpha}
+    return {**{name: values.tolist() for name, values in arrays.items()}, **named}
+
+
+def _forest_digest(forest: Forest) -> str:
+    said = f"{forest.sibling_noise} {forest.forward_draws}".encode()
+    arrays = (forest.sigmas, forest.parent_N, forest.depth_N, forest.stochastic_N, forest.trained_N)
+    return _digest([*arrays, np.frombuffer(said, np.uint8)])
+
+
+def _digest(arrays: Sequence[np.ndarray]) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
+
+
+def main() -> None:
+    """Read a script, play its takes from the last to the first, and write their digests in the order of the script."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a plugin prints is no answer
+    given = json.load(sys.stdin)
+    takes = [Take(**take) for take in given.pop("takes")]
+    sys.path[:] = given.pop("path")
+    script = Script(**given, takes=takes)
+    if script.plugin is not None:
+        load_plugin(script.plugin)
+    kind, schedule = METHODS.get(script.name), schedule_of(script)
+    told = []
+    for take in reversed(takes):
+        method = kind(validated(kind.Config, script.settings, "method"))
+        if take.state is not None:
+            method.load_state_dict(take.state)
+        told.append(played(method, script, take, schedule))
+    answers.write(json.dumps(told[::-1]) + "\n")
+    answers.close()
+
+
+if __name__ == "__main__":
+    main()
