@@ -100,10 +100,12 @@ class ModelSection(Section):
     """Model family, which decides how the pipeline is read."""
     max_sequence_length: int = Field(256, ge=0)
     """Length of the T5 text tokens; 0 for a pipeline without T5."""
-    height: int = Field(512, ge=8)
-    """Image height in pixels."""
-    width: int = Field(512, ge=8)
-    """Image width in pixels."""
+    variant: str | None = None
+    """Which weights of several, as `fp16`; default: those without a name, or the only ones."""
+    height: int | None = Field(None, ge=8)
+    """Image height in pixels; default: the model's own."""
+    width: int | None = Field(None, ge=8)
+    """Image width in pixels; default: the model's own."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network; latents, kernels and log-probs are fp32 always."""
     trainable: Literal["full", "lora"] = "full"

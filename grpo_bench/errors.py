@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import pickle
+import re
 from collections.abc import Iterable
+
+_ADVICE = re.compile(r"trust_remote_code|weights_only|ignore_mismatched_sizes|low_cpu_mem_usage|use_safetensors|allow_")
+"""Options of libraries that no setting of ours reaches."""
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|Unable to allocate", re.IGNORECASE)
+_REASON = 250
 
 
 class UserError(Exception):
@@ -25,3 +32,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return "known: " + ", ".join(known) if known else "none is installed"
+
+
+def reason(error: BaseException) -> str:
+    """A library's error in one line, without advice that this command line cannot follow."""
+    if isinstance(error, pickle.UnpicklingError):
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        return f"it holds Python objects{what}, and only tensors are read: nothing in a file is executed"
+    words = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
+    kept = [part for part in re.split(r"(?<=[.;!])\s", words) if not _ADVICE.search(part)]
+    return f"{type(error).__name__}: {' '.join(kept)[:_REASON]}".rstrip(" .:;")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory, of the machine or of the device, was not to be had: numpy's and torch's too."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 Tensors = dict[str, Tensor]
 
@@ -61,3 +62,20 @@ def listed(model: Path, **changes: object) -> None:
 def _files(model: Path, components: tuple[str, ...]) -> list[Path]:
     folders = [model / name for name in components] if components else sorted(model.iterdir())
     return [path for folder in folders for path in folder.glob("*.safetensors")]
+
+
+def add_t5(model: Path) -> None:
+    """Give a tiny SD3 a random T5 of two layers, whose tokens are as wide as its transformer takes."""
+    wide = json.loads((model / "transformer" / "config.json").read_text())["joint_attention_dim"]
+    torch.manual_seed(3)
+    T5EncoderModel(T5Config(vocab_size=104, d_model=wide, d_kv=8, d_ff=32, num_layers=2, num_heads=2)).save_pretrained(
+        model / "text_encoder_3"
+    )
+    T5Tokenizer().save_pretrained(model / "tokenizer_3")
+    listed(model, text_encoder_3=["transformers", "T5EncoderModel"], tokenizer_3=["transformers", "T5TokenizerFast"])
+
+
+def configured(model: Path, component: str, **changes: object) -> None:
+    """Change entries of a component's config."""
+    (path,) = (model / component).glob("*config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

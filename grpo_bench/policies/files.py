@@ -87,7 +87,7 @@ def read_index(folder: Path) -> dict[str, object]:
     path = folder / INDEX
     if not path.is_file():
         raise UserError(f"model folder {str(folder)!r} has no {INDEX}; give a diffusers pipeline's folder")
-    return _json_object(path)
+    return read_json(path)
 
 
 def model_weights(folder: Path, variant: str = "") -> dict[str, Weights]:
@@ -151,7 +151,7 @@ def _weights(own: dict[str, Path], variant: str) -> Weights:
     path = own[variant]
     if path.suffix != ".json":
         return Weights(variant, None, (path,))
-    named = _json_object(path).get("weight_map")
+    named = read_json(path).get("weight_map")
     shards = sorted({str(shard) for shard in named.values()}) if isinstance(named, dict) else []
     broken = [shard for shard in shards if Path(shard).name != shard or not (path.parent / shard).is_file()]
     if broken or not shards:
@@ -181,7 +181,12 @@ def _is_component(value: object) -> TypeGuard[list[object]]:
     return isinstance(value, list) and len(value) == 2 and None not in value
 
 
-def _json_object(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object.
+
+    Raises:
+        UserError: it is missing, damaged or something else.
+    """
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -1,14 +1,16 @@
-"""Reads a diffusers pipeline from a folder or the hub, and says in one sentence what is missing."""
+"""Opens a diffusers pipeline in a folder or on the hub, strictly: what does not fit is refused in one sentence."""
 
 from __future__ import annotations
 
 import inspect
-import json
+import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -16,72 +18,175 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from grpo_bench.errors import UserError
+from grpo_bench.config import ModelSection
+from grpo_bench.errors import UserError, reason
+from grpo_bench.policies.component import component_class, read_component
+from grpo_bench.policies.files import INDEX, NEVER_READ, Weights, components, model_weights, read_index, read_json
 
 P = TypeVar("P", bound=DiffusionPipeline)
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
-def load_pipeline(
-    kind: type[P], source: str, dtype: torch.dtype, given: Mapping[str, object] = MappingProxyType({})
-) -> P:
-    """The pipeline at `source`, in eval mode, its weights copied out of the memory-mapped files.
+@dataclass(frozen=True)
+class PipelineFolder(Generic[P]):
+    """A pipeline of the wanted kind whose index fits, and of which no weights have been read yet."""
 
-    Components that its index leaves out or gives as null (T5, in an SD3 without it) are loaded as None, which diffusers
-    wants to be told. `given` holds components and options that are not read: the pipeline takes these instead.
+    path: Path
+    kind: type[P]
+    options: Mapping[str, object]
+    """Arguments of the pipeline that are not components."""
+    classes: Mapping[str, type]
+    """Class of each component to be read, by name."""
+    weights: Mapping[str, Weights]
+
+    def require(self, names: Sequence[str]) -> None:
+        """Refuse a pipeline that lacks one of these.
+
+        Raises:
+            UserError: the index leaves one out.
+        """
+        absent = [name for name in names if name not in self.classes]
+        if absent:
+            raise UserError(f"the model's {INDEX} leaves out {absent[0]!r}; use a complete pipeline")
+
+    def config(self, name: str) -> dict[str, object]:
+        """A component's settings, with its class's defaults for those that its file leaves out.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = getattr(self.classes[name], "config_name", "config.json")
+        parameters = inspect.signature(self.classes[name].__init__).parameters.values()  # type: ignore[misc]
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        return defaults | read_json(self.path / name / file)
+
+    def load(self, dtypes: Mapping[str, torch.dtype]) -> P:
+        """The pipeline in eval mode, each component with exactly the weights of its files; fp32 or what `dtypes` says.
+
+        Components that the index leaves out or gives as null (T5, in an SD3 without it) are None.
+
+        Raises:
+            UserError: a component cannot be read, or its weights are not those of its model.
+        """
+        nothing = dict.fromkeys(inspect.signature(self.kind).parameters)
+        with _quiet():
+            parts = {
+                name: read_component(
+                    kind, self.path / name, self.weights.get(name), dtypes.get(name, torch.float32), self._what(name)
+                )
+                for name, kind in sorted(self.classes.items())
+            }
+            pipeline: P = self.kind(**(nothing | parts | dict(self.options)))
+        return pipeline
+
+    def _what(self, name: str) -> str:
+        return f"component {name!r} of model {str(self.path)!r}"
+
+
+def open_pipeline(
+    kind: type[P],
+    source: str,
+    settings: ModelSection,
+    *,
+    options: Mapping[str, object] = MappingProxyType({}),
+    without: Mapping[str, str] = MappingProxyType({}),
+    revision: str | None = None,
+) -> PipelineFolder[P]:
+    """The pipeline at `source`, a folder or hub id; its weights are chosen and not yet read.
+
+    `without` says of components that can be done without how to go on where they are missing.
 
     Raises:
         UserError: no such folder or hub id, another kind of pipeline, or a component that is listed but missing.
     """
-    transformers_logging.disable_progress_bar()
-    diffusers_logging.disable_progress_bar()
-    if Path(source).exists():
-        _check_folder(Path(source), kind.__name__, given)
-    try:
-        listed = _config(kind, source)
-        known = inspect.signature(kind.__init__).parameters.keys() - {"self"}
-        absent = {name: None for name in known if listed.get(name) in (None, [None, None], (None, None))}
-        pipeline: P = kind.from_pretrained(source, dtype=dtype, **(absent | dict(given)))
-    except Exception as error:  # hub, file and format errors have no common base
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        hub = "" if Path(source).exists() else ", and for the hub check the network and (for a gated model) your login"
-        raise UserError(
-            f"model {source!r} cannot be loaded as a {kind.__name__}: {type(error).__name__}: {reason}; "
-            f"give the folder or hub id of a complete diffusers pipeline{hub}"
-        ) from error
-    for component in pipeline.components.values():
-        if isinstance(component, nn.Module):
-            fresh_copy(component)
-            component.eval().requires_grad_(False)
-    return pipeline
-
-
-def _config(kind: type[DiffusionPipeline], source: str) -> dict[str, object]:
-    """The pipeline's index, without the deprecation warnings on the way, on which nobody here can act."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        index: dict[str, object] = kind.load_config(source)
-    return index
-
-
-def fresh_copy(module: nn.Module) -> None:
-    """Copy weights out of a memory-mapped file: its alignment picks other kernels, which round the last bit."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        tensor.data = tensor.data.clone()
-
-
-def _check_folder(folder: Path, kind: str, given: Mapping[str, object]) -> None:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise UserError(f"model folder {str(folder)!r} has no model_index.json; give a diffusers pipeline's folder")
-    try:
-        listed = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{str(index)!r} is not readable JSON ({error}); copy the model again") from error
-    if not isinstance(listed, dict):
-        raise UserError(f"{str(index)!r} is not a JSON object; copy the model again")
-    if listed.get("_class_name") != kind:
-        raise UserError(f"model folder {str(folder)!r} holds a {listed.get('_class_name')}, but a {kind} is needed")
-    parts = [name for name, value in listed.items() if isinstance(value, list) and value[0] is not None]
-    missing = [name for name in parts if name not in given and not (folder / name).is_dir()]
+    variant = settings.variant or ""
+    folder = _folder(kind, source, variant, revision)
+    name = read_index(folder).get("_class_name")
+    if name != kind.__name__:
+        raise UserError(f"model folder {str(folder)!r} holds a {name}, but a {kind.__name__} is needed")
+    known = inspect.signature(kind).parameters
+    listed = {name: value for name, value in components(folder).items() if name in known and name not in options}
+    missing = [name for name in listed if not (folder / name).is_dir()]
     if missing:
-        raise UserError(f"model folder {str(folder)!r} lacks its component {missing[0]!r}; copy the model again")
+        fix = without.get(missing[0], "copy the model again")
+        raise UserError(f"model folder {str(folder)!r} lacks its component {missing[0]!r}; {fix}")
+    hints = typing.get_type_hints(kind.__init__)
+    classes = {
+        name: _class(library, own, hints.get(name), f"component {name!r} of model {str(folder)!r}")
+        for name, (library, own) in listed.items()
+    }
+    return PipelineFolder(folder, kind, options, classes, model_weights(folder, variant))
+
+
+def precisions(settings: ModelSection, denoiser: str) -> dict[str, torch.dtype]:
+    """Precision of each component that need not be fp32.
+
+    Trained weights and the decoder are always the file's own: the optimiser would start from rounded masters, and
+    SD3's decoder rounds visibly in bf16.
+    """
+    if settings.dtype != "bf16":
+        return {}
+    frozen = ["text_encoder", "text_encoder_2", "text_encoder_3", *([denoiser] if settings.trainable == "lora" else [])]
+    return dict.fromkeys(frozen, torch.bfloat16)
+
+
+def _class(library: str, name: str, wanted: object, what: str) -> type:
+    kind = component_class(library, name, what)
+    if isinstance(wanted, type) and issubclass(wanted, nn.Module) and not issubclass(kind, wanted):
+        raise UserError(f"{what} is a {name}, and a {wanted.__name__} is needed; give another model")
+    return kind
+
+
+def _folder(kind: type[P], source: str, variant: str, revision: str | None) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.is_file() and path.suffix in SINGLE_FILES:
+        raise UserError(
+            f"model {source!r} is a single file, and a pipeline's folder is needed; make one with diffusers: "
+            f"{kind.__name__}.from_single_file({source!r}).save_pretrained('FOLDER')"
+        )
+    if path.exists():
+        raise UserError(f"model {source!r} is not a folder and has no {INDEX}; give a diffusers pipeline's folder")
+    known = inspect.signature(kind).parameters
+    skipped = {name: None for name in NEVER_READ if name in known}
+    try:
+        with _quiet():
+            return Path(kind.download(source, variant=variant or None, revision=revision, **skipped))
+    except Exception as error:  # the hub client's errors have no common base
+        raise UserError(
+            f"model {source!r} cannot be loaded as a {kind.__name__}: {reason(error)}; give the folder or hub id of a "
+            "complete diffusers pipeline, and for the hub check the network and (for a gated model) your login"
+        ) from error
+
+
+@contextmanager
+def followed() -> Iterator[None]:
+    """Turn what a scheduler raises over its own config into a sentence.
+
+    Raises:
+        UserError: it raised.
+    """
+    try:
+        yield
+    except Exception as error:  # nonsense in a config shows as any error
+        raise UserError(
+            f"the model's scheduler cannot make timesteps ({reason(error)}); mend its scheduler_config.json"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' bars, warnings and reports, on which nobody here can act: what matters is checked."""
+    libraries = (diffusers_logging, transformers_logging)
+    before = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.disable_progress_bar()
+        library.set_verbosity(library.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, level in zip(libraries, before, strict=True):
+            library.set_verbosity(level)

@@ -6,25 +6,30 @@ x = sqrt(a) x0 + sqrt(1-a) eps with alpha-bar a falling over 1,000 training time
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.schedulers import KarrasDiffusionSchedulers
 from torch import Tensor
 
 from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
 from grpo_bench.forest.schedule import Grid
 from grpo_bench.policies.base import Policy
-from grpo_bench.policies.loading import load_pipeline
+from grpo_bench.policies.loading import PipelineFolder, followed, open_pipeline, precisions
+from grpo_bench.policies.size import decoder_scale, latent_size, whole
 from grpo_bench.sampling.handle import Conditioning
 from grpo_bench.sampling.schedule import timestep_grid
 
 ENCODE_BATCH = 32
 REQUIRED = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
-UNUSED = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
-"""Not read: a checker that blacks images out would be scored as the policy's work."""
+OPTIONS = {"requires_safety_checker": False}
+FOLLOWED = frozenset(kind.name for kind in KarrasDiffusionSchedulers) - {"EDMEulerScheduler"}
+"""Schedulers whose noise schedule DDIM shares: alpha-bar over the training's timesteps, read from the same betas."""
+NOT_FOLLOWED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas")
+"""Options of theirs that put the steps elsewhere than on DDIM's timesteps."""
 
 
 class SDPolicy(Policy):
@@ -39,33 +44,21 @@ class SDPolicy(Policy):
 
     def __init__(self, pipeline: StableDiffusionPipeline, settings: ModelSection, device: torch.device) -> None:
         self.settings, self.device = settings, device
-        absent = [name for name in REQUIRED if getattr(pipeline, name) is None]
-        if absent:
-            raise UserError(f"the model's model_index.json leaves out {absent[0]!r}; use a complete pipeline")
-        predicts = pipeline.scheduler.config.get("prediction_type", "epsilon")
-        if predicts != "epsilon":
-            raise UserError(
-                f"policy sd is for models that predict epsilon, this one's scheduler says prediction_type = "
-                f"{predicts!r}; use one of SD 1.x or a base model of SD 2.x"
-            )
-        scale = pipeline.vae_scale_factor
-        if settings.height % scale or settings.width % scale:
-            raise UserError(
-                f"model.height and model.width must be multiples of {scale} for this model, not "
-                f"{settings.height} x {settings.width}"
-            )
         self._pipeline = pipeline.to(device)
-        self._vae = pipeline.vae.float()  # as for SD3: latents are decoded in fp32
+        self._vae = pipeline.vae
         self._scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
         self._alpha = self._scheduler.alphas_cumprod.double().numpy()
-        self._shape = (int(pipeline.unet.config.in_channels), settings.height // scale, settings.width // scale)
+        self._shape = _latent_shape(pipeline.unet.config, pipeline.vae.config, settings)
         self._adopt(pipeline.unet)
 
     @classmethod
     def load(cls, source: str, settings: ModelSection, device: torch.device) -> SDPolicy:
         """See `Policy.load`; a safety checker is not loaded."""
-        dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
-        return cls(load_pipeline(StableDiffusionPipeline, source, dtype, UNUSED), settings, device)
+        found = open_pipeline(StableDiffusionPipeline, source, settings, options=OPTIONS)
+        found.require(REQUIRED)
+        _check_scheduler(found)
+        _latent_shape(found.config("unet"), found.config("vae"), settings)  # before gigabytes are read
+        return cls(found.load(precisions(settings, cls.component)), settings, device)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -76,7 +69,8 @@ class SDPolicy(Policy):
         """The timesteps that a DDIM scheduler of the pipeline's config takes, with its alpha-bar."""
         if not 1 <= steps <= self._alpha.size:
             raise UserError(f"this model's steps must be between 1 and {self._alpha.size}, got {steps}: choose fewer")
-        self._scheduler.set_timesteps(steps)
+        with followed():
+            self._scheduler.set_timesteps(steps)
         return timestep_grid(self._scheduler.timesteps.numpy(), self._alpha)
 
     def signal_and_noise(self, sigma: float) -> tuple[float, float]:
@@ -118,3 +112,32 @@ class SDPolicy(Policy):
             return_dict=False,
         )[0]
         return epsilon_BCHW
+
+
+def _check_scheduler(found: PipelineFolder[StableDiffusionPipeline]) -> None:
+    name, config = found.classes["scheduler"].__name__, found.config("scheduler")
+    if name not in FOLLOWED:
+        raise UserError(
+            f"policy sd samples by DDIM on the noise schedule of a DDIM, PNDM, Euler or DPM-Solver scheduler, and this "
+            f"model's scheduler is a {name}, which has none of theirs; give a model that was trained with one"
+        )
+    predicts = config.get("prediction_type", "epsilon")
+    if predicts != "epsilon":
+        raise UserError(
+            f"policy sd is for models that predict epsilon, this one's scheduler says prediction_type = "
+            f"{predicts!r}; use one of SD 1.x or a base model of SD 2.x"
+        )
+    for option in NOT_FOLLOWED:
+        if config.get(option):
+            raise UserError(
+                f"policy sd does not follow {option} in this model's scheduler_config.json, since DDIM's timesteps lie "
+                "elsewhere; in a copy of the model, set it to false"
+            )
+
+
+def _latent_shape(
+    unet: Mapping[str, object], vae: Mapping[str, object], settings: ModelSection
+) -> tuple[int, int, int]:
+    """Channels, height and width of a latent."""
+    scale = decoder_scale(vae)
+    return whole(unet, "in_channels"), *latent_size(settings, unet["sample_size"], scale, scale)

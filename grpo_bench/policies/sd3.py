@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,12 +13,21 @@ from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
 from grpo_bench.forest.schedule import Grid
 from grpo_bench.policies.base import Policy
-from grpo_bench.policies.loading import load_pipeline
+from grpo_bench.policies.loading import PipelineFolder, followed, open_pipeline, precisions
+from grpo_bench.policies.size import decoder_scale, latent_size, whole
 from grpo_bench.sampling.handle import Conditioning
 
 ENCODE_BATCH = 32
 REQUIRED = ("transformer", "vae", "scheduler", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 """What cannot be left out of the pipeline's index; T5 can."""
+T5 = ("text_encoder_3", "tokenizer_3")
+WITHOUT_T5 = "fetch it too, or go on without T5 by --set model.max_sequence_length=0"
+FOLLOWED = "FlowMatchEulerDiscreteScheduler"
+NOT_FOLLOWED = {
+    "invert_sigmas": "it goes from the image to the noise",
+    "stochastic_sampling": "its own sampler draws noise, where evaluation here is deterministic",
+}
+"""Options of that scheduler that say more than which sigmas there are."""
 
 
 class SD3Policy(Policy):
@@ -41,31 +50,23 @@ class SD3Policy(Policy):
 
     def __init__(self, pipeline: StableDiffusion3Pipeline, settings: ModelSection, device: torch.device) -> None:
         self.settings, self.device = settings, device
-        absent = [name for name in REQUIRED if getattr(pipeline, name) is None]
-        if absent:
-            raise UserError(f"the model's model_index.json leaves out {absent[0]!r}; use a complete SD3 pipeline")
         self._pipeline = pipeline.to(device)
-        # Latents are decoded in fp32: SD3's decoder overflows fp16 and rounds visibly in bf16.
-        self._vae = pipeline.vae.float()
+        self._vae = pipeline.vae
         self._scheduler = pipeline.scheduler
-        scale = pipeline.vae_scale_factor * pipeline.patch_size
-        if settings.height % scale or settings.width % scale:
-            raise UserError(
-                f"model.height and model.width must be multiples of {scale} for this model, not "
-                f"{settings.height} x {settings.width}"
-            )
-        self._shape = (
-            int(pipeline.transformer.config.in_channels),
-            settings.height // pipeline.vae_scale_factor,
-            settings.width // pipeline.vae_scale_factor,
-        )
+        self._shape = _latent_shape(pipeline.transformer.config, pipeline.vae.config, settings)
         self._adopt(pipeline.transformer)
 
     @classmethod
     def load(cls, source: str, settings: ModelSection, device: torch.device) -> SD3Policy:
-        """See `Policy.load`."""
-        dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
-        return cls(load_pipeline(StableDiffusion3Pipeline, source, dtype), settings, device)
+        """See `Policy.load`; without T5 where no tokens of it are wanted."""
+        options = dict.fromkeys(T5) if settings.max_sequence_length == 0 else {}
+        found = open_pipeline(
+            StableDiffusion3Pipeline, source, settings, options=options, without=dict.fromkeys(T5, WITHOUT_T5)
+        )
+        found.require(REQUIRED)
+        _check_scheduler(found)
+        _latent_shape(found.config("transformer"), found.config("vae"), settings)  # before gigabytes are read
+        return cls(found.load(precisions(settings, cls.component)), settings, device)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -77,7 +78,8 @@ class SD3Policy(Policy):
         options = {}
         if self._scheduler.config.use_dynamic_shifting:
             options["mu"] = self._shift_exponent()
-        self._scheduler.set_timesteps(steps, **options)
+        with followed():
+            self._scheduler.set_timesteps(steps, **options)
         return Grid(np.asarray(self._scheduler.sigmas, dtype=np.float64))
 
     @torch.no_grad()
@@ -129,3 +131,36 @@ class SD3Policy(Policy):
         tokens = self._shape[1] * self._shape[2] / self._pipeline.patch_size**2
         slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
         return float(config.base_shift + slope * (tokens - config.base_image_seq_len))
+
+
+def _check_scheduler(found: PipelineFolder[StableDiffusion3Pipeline]) -> None:
+    name, config = found.classes["scheduler"].__name__, found.config("scheduler")
+    if name != FOLLOWED:
+        raise UserError(
+            f"policy sd3 takes Euler's steps along the sigmas of a {FOLLOWED}, and this model's scheduler is a {name}, "
+            f"which steps otherwise; in a copy of the model, name {FOLLOWED} in model_index.json and scheduler/"
+        )
+    for option, why in NOT_FOLLOWED.items():
+        if config[option]:
+            raise UserError(
+                f"policy sd3 does not follow {option} = {config[option]} in this model's scheduler_config.json, since "
+                f"{why}; in a copy of the model, set it to false"
+            )
+
+
+def _latent_shape(
+    transformer: Mapping[str, object], vae: Mapping[str, object], settings: ModelSection
+) -> tuple[int, int, int]:
+    """Channels, height and width of a latent.
+
+    Raises:
+        UserError: a size that the model has no positions for, or that its patches do not fill.
+    """
+    patch, scale, most = whole(transformer, "patch_size"), decoder_scale(vae), transformer["pos_embed_max_size"]
+    height, width = latent_size(settings, transformer["sample_size"], scale, scale * patch)
+    if isinstance(most, int) and max(height, width) > most * patch:
+        raise UserError(
+            f"this model has positions for {most * patch * scale} pixels a side, not for {height * scale} x "
+            f"{width * scale}; lower model.height and model.width, or leave them out"
+        )
+    return whole(transformer, "in_channels"), height, width

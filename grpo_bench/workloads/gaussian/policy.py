@@ -29,6 +29,8 @@ from grpo_bench.workloads.gaussian.judge import REACH
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
+SIDE = 8
+"""Pixels a side of its images, where no other size is asked for."""
 
 
 def gain(sigma: Tensor, spectrum: Tensor) -> Tensor:
@@ -107,6 +109,7 @@ class GaussianPolicy(Policy):
     def __init__(self, denoiser: GaussianDenoiser, settings: ModelSection, device: torch.device) -> None:
         _check(settings)
         self.settings, self.device = settings, device
+        self._height, self._width = _size(settings)
         self._adopt(denoiser.to(device))
 
     @classmethod
@@ -144,8 +147,8 @@ class GaussianPolicy(Policy):
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         """0.5 + x / 16 in [0, 1], every number a block of pixels; fp32."""
         image_BCHW = (latent_BCHW.float() / (2 * REACH) + 0.5).clamp(0, 1)
-        tall_BCHW = image_BCHW.repeat_interleave(self.settings.height // SHAPE[1], dim=2)
-        return tall_BCHW.repeat_interleave(self.settings.width // SHAPE[2], dim=3)
+        tall_BCHW = image_BCHW.repeat_interleave(self._height // SHAPE[1], dim=2)
+        return tall_BCHW.repeat_interleave(self._width // SHAPE[2], dim=3)
 
     def _network(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         velocity_BD: Tensor = self.denoiser(x_BCHW.flatten(1), sigma_B, conditioning)
@@ -162,7 +165,10 @@ def _check(settings: ModelSection) -> None:
     for key, (value, only) in fixed.items():
         if value != only:
             raise UserError(f"policy 'gaussian' takes model.{key} = {only!r} only, not {value!r}; leave it out")
-    if settings.height % SHAPE[1] or settings.width % SHAPE[2]:
-        raise UserError(
-            f"policy 'gaussian' draws images of even height and width, not {settings.height} x {settings.width}; use 8"
-        )
+    height, width = _size(settings)
+    if height % SHAPE[1] or width % SHAPE[2]:
+        raise UserError(f"policy 'gaussian' draws images of even height and width, not {height} x {width}; use {SIDE}")
+
+
+def _size(settings: ModelSection) -> tuple[int, int]:
+    return settings.height or SIDE, settings.width or SIDE
