@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from grpo_bench import Environment, IsolatedScorer, Reward, WeightsFile, WorkerConfig
+from grpo_bench import Environment, IsolatedScorer, Reward, UserError, WeightsFile, WorkerConfig
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,7 @@ WEIGHTS = WeightsFile(
     aliases=("zai-org/ImageReward",),
 )
 VOCABULARY = WeightsFile("google-bert/bert-base-uncased", "vocab.txt", size=231_508, aliases=("bert-base-uncased",))
+MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 
 
@@ -80,8 +81,7 @@ class ImageReward(Reward[ImageRewardConfig]):
 
         if self._judge is None and self._official is None:
             weights, vocabulary = self.files()
-            words = vocabulary.read_text(encoding="utf-8").splitlines()
-            self._tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+            self._tokenizer = BertTokenizer(vocab=_words(vocabulary))
             self._cut = Cut(self.name, self.token_limit)
             if self.config.backend == "official":
                 self._official = self._worker(weights, vocabulary, device)
@@ -127,3 +127,16 @@ class ImageReward(Reward[ImageRewardConfig]):
             ids_BT[row, : len(found)] = torch.tensor(found)
             mask_BT[row, : len(found)] = 1
         return ids_BT, mask_BT
+
+
+def _words(vocabulary: Path) -> dict[str, int]:
+    """BERT's words by number, one a line.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    words = vocabulary.read_bytes().decode("utf-8", errors="replace").splitlines()
+    missing = [mark for mark in MARKS if mark not in words]
+    if missing:
+        raise UserError(f"{vocabulary} is not BERT's vocabulary: it has no line {missing[0]!r}; fetch it anew")
+    return {word: i for i, word in enumerate(words)}

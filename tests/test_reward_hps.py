@@ -114,7 +114,7 @@ def test_a_file_with_other_weights_is_refused(reward_files: RewardFiles, tmp_pat
     with pytest.raises(UserError, match=r"the file has visual.extra too many; give the published file"):
         hps(bad).load(torch.device("cpu"))
     bad = changed(reward_files.hps, tmp_path, **{"visual.proj": torch.zeros(160, 8)})
-    with pytest.raises(UserError, match=r"visual_projection.weight has the shape \(8, 160\), not \(32, 160\)"):
+    with pytest.raises(UserError, match=r"visual_projection.weight in the shape \(8, 160\) instead of \(32, 160\)"):
         hps(bad).load(torch.device("cpu"))
     with pytest.raises(UserError, match=r"not the weights of reward 'hps'.*'visual.conv1.weight' is missing"):
         hps(reward_files.image_reward).load(torch.device("cpu"))

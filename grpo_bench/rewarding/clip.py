@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from grpo_bench.errors import UserError, reason
 from grpo_bench.rewarding.openclip import load_open_clip
 from grpo_bench.rewarding.pixels import Rounding, longest_side_padded, short_side_cropped
 from grpo_bench.rewarding.tokens import ClipTokens
@@ -79,7 +81,10 @@ class ClipJudge:
         """
         from transformers import CLIPConfig, CLIPModel
 
-        config = CLIPConfig.from_pretrained(folder)
+        try:
+            config = CLIPConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        except Exception as error:  # the validators' errors have no common base
+            raise UserError(f"{folder / 'config.json'} is not a CLIP's ({reason(error)}); fetch it anew") from error
         tensors = read_tensors(folder / "model.safetensors")
         kept = {name: value for name, value in tensors.items() if name not in POSITIONS}
         model = fill(lambda: CLIPModel(config), kept, f"reward {reward!r} (model.safetensors)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ def linear_head(tensors: Mapping[str, Tensor], what: str) -> nn.Sequential:
     """The layers for weights named `0.weight`, `0.bias`, `2.weight` ..., with the widths of these; not yet filled.
 
     Raises:
-        UserError: there are other layers.
+        UserError: there are other layers, or one does not take what the one before gives.
     """
     from torch import nn
 
@@ -29,6 +30,14 @@ def linear_head(tensors: Mapping[str, Tensor], what: str) -> nn.Sequential:
             f"these are not the weights of {what}: its head has the layers {', '.join(sorted(found)) or 'none'}, not "
             f"{', '.join(LAYERS)}; give the published file"
         )
-    shapes = [tensors[f"{layer}.weight"].shape for layer in LAYERS if f"{layer}.weight" in tensors]
+    shapes = [tuple(tensors[f"{layer}.weight"].shape) for layer in LAYERS if f"{layer}.weight" in tensors]
+    chained = all(len(shape) == 2 for shape in shapes) and all(
+        into == out for (out, _), (_, into) in itertools.pairwise(shapes)
+    )
+    if not chained or (len(shapes) == len(LAYERS) and shapes[-1][0] != 1):
+        raise UserError(
+            f"these are not the weights of {what}: its head's layers have the shapes {shapes}, which do not lead to "
+            "one number; give the published file"
+        )
     named = zip(LAYERS, (nn.Linear(into, out) for out, into in shapes), strict=False)
     return nn.Sequential(OrderedDict(named))

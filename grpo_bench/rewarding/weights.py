@@ -7,14 +7,15 @@ import logging
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_bench.errors import UserError
+from grpo_bench.errors import UserError, out_of_memory, reason
 from grpo_bench.registry import REWARDS
 from grpo_bench.reward import Reward, RewardConfig, WeightsFile
+from grpo_bench.weights import common_prefix, misfit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +36,8 @@ def find(weights: WeightsFile, reward: str, *, given: str = "", setting: str = "
     if given:
         path = Path(given).expanduser()
         if not path.is_file():
-            raise UserError(f"reward.{reward}.{setting} = {given!r} is not a file; give the path of {weights.file}")
+            what = "is a folder, not" if path.is_dir() else "is not"
+            raise UserError(f"reward.{reward}.{setting} = {given!r} {what} a file; give the path of {weights.file}")
         return path
     return _published(weights, f"reward.{reward}.{setting}=FILE", reward, weights.file)
 
@@ -62,9 +64,10 @@ def find_folder(weights: tuple[WeightsFile, ...], reward: str, *, given: str = "
     folder = Path(given).expanduser()
     missing = [file.file for file in weights if not (folder / file.file).is_file()]
     if missing:
+        what = "is a file, not a folder" if folder.is_file() else f"has no {missing[0]}"
         raise UserError(
-            f"reward.{reward}.{setting} = {given!r} has no {missing[0]}; give a folder with the files of "
-            f"{weights[0].repo}"
+            f"reward.{reward}.{setting} = {given!r} {what}; give a folder with the files of {weights[0].repo} "
+            f"({', '.join(file.file for file in weights)})"
         )
     return folder
 
@@ -136,9 +139,9 @@ def _weightless() -> list[str]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` or `.pt` file by name, fp32, in memory of their own; nothing is unpickled.
+    """The tensors of a safetensors file or one of torch's by name, fp32, in memory of their own; nothing is unpickled.
 
-    A `state_dict` or `model` around them and a leading `module.` of their names are taken off.
+    A `state_dict` or `model` around them is taken off, and so is what a wrapper left before all of their names.
 
     Raises:
         UserError: the file cannot be read, or holds something else.
@@ -148,10 +151,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         held = _read(path)
     except Exception as error:  # a broken file shows as any of a dozen errors
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {reason}); fetch it anew"
-        ) from error
+        if out_of_memory(error):
+            raise
+        raise UserError(f"{path} cannot be read as weights ({reason(error)}); fetch it anew") from error
     for wrapper in ("state_dict", "model"):
         inner = held.get(wrapper)
         if isinstance(inner, Mapping):
@@ -159,21 +161,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     tensors = {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise UserError(f"{path} holds no tensors by name; give the published file")
+    prefix = common_prefix(tensors)
     # A mapped tensor multiplies differently in the last bit, so each is copied.
     return {
-        name.removeprefix("module."): value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+        name.removeprefix(prefix): value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
         for name, value in tensors.items()
     }
 
 
 def _read(path: Path) -> Mapping[str, object]:
+    """By content: a file of torch's is a zip, or a pickle in its old format."""
     import torch
 
-    if path.suffix == ".safetensors":
+    zipped = zipfile.is_zipfile(path)
+    with path.open("rb") as stream:
+        pickled = stream.read(1) == b"\x80"
+    if not zipped and not pickled:
         from safetensors.torch import load_file
 
         return load_file(path)
-    held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     return held if isinstance(held, Mapping) else {}
 
 
@@ -203,22 +210,8 @@ def fill(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], what: st
 
 
 def _check_keys(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], what: str) -> None:
-    missing, extra = _difference(wanted, tensors), _difference(tensors, wanted)
-    parts = [f"lacks {_some(missing)}"] if missing else []
-    parts += [f"has {_some(extra)} too many"] if extra else []
-    if parts:
-        raise UserError(f"these are not the weights of {what}: the file {' and '.join(parts)}; give the published file")
-    for name, shape in wanted.items():
-        if tuple(tensors[name].shape) != shape:
-            raise UserError(
-                f"these are not the weights of {what}: {name} has the shape {tuple(tensors[name].shape)}, not {shape}; "
-                "give the published file"
-            )
-
-
-def _difference(left: Collection[str], right: Collection[str]) -> list[str]:
-    return sorted(set(left) - set(right))
-
-
-def _some(names: list[str]) -> str:
-    return f"{names[0]} and {len(names) - 1} more weights" if len(names) > 1 else names[0]
+    shapes = {name: (tuple(tensors[name].shape), shape) for name, shape in wanted.items() if name in tensors}
+    other = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    wrong = misfit(wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys(), other)
+    if wrong:
+        raise UserError(f"these are not the weights of {what}: the file {wrong}; give the published file")
