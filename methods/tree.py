@@ -112,9 +112,11 @@ class TreeGRPO(Method[TreeConfig]):
 
 def _sibling_softmax(forest: Forest, logp_NP: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """exp(logp) normalised over the children of each node (N, P); an only child weighs 1."""
-    weight_NP = np.zeros_like(logp_NP)
-    for parent in np.unique(forest.parent_N[forest.parent_N >= 0]):
-        child = np.flatnonzero(forest.parent_N == parent)
+    weight_NP = np.ones_like(logp_NP)
+    weight_NP[: forest.roots] = 0
+    for parent in np.flatnonzero(forest.child_count_N > 1):
+        first = forest.first_child_N[parent]
+        child = slice(first, first + forest.child_count_N[parent])
         odds = np.exp(logp_NP[child] - logp_NP[child].max(axis=0))
         weight_NP[child] = odds / odds.sum(axis=0)
     return weight_NP

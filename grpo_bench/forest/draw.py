@@ -58,7 +58,7 @@ def draw_text(forest: Forest) -> str:
 
 def _thin(forest: Forest, most_rows: int) -> _Drawn:
     """Merge equal roots and equal single-leaf siblings; then, while there are too many rows, larger equal subtrees."""
-    leaves_N = forest.descendant_NL.sum(axis=1)
+    leaves_N = forest.leaf_count_N
     shape_N = _shapes(forest)
     drawn = _merge(forest, shape_N, leaves_N, 1)
     for limit in np.unique(leaves_N)[1:].tolist():

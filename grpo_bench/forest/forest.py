@@ -147,8 +147,21 @@ class Forest:
         return _frozen(path_LD)
 
     @cached_property
+    def leaf_count_N(self) -> Ints:
+        """The number of leaves that descend from a node, 1 at a leaf."""
+        return _frozen(np.bincount(self.path_LD.ravel(), minlength=self.nodes).astype(np.int64))
+
+    @cached_property
+    def first_leaf_N(self) -> Ints:
+        """The place in `leaves_L` of a node's first leaf; in breadth-first order a node's leaves are consecutive."""
+        return _frozen(np.cumsum(self.leaf_count_N) - self.leaf_count_N - self.depth_N * self.images)
+
+    @cached_property
     def descendant_NL(self) -> Bools:
-        """Whether leaf l (by its place in `leaves_L`) descends from node n, or is n."""
+        """Whether leaf l (by its place in `leaves_L`) descends from node n, or is n.
+
+        A table of N times L; `first_leaf_N` and `leaf_count_N` say the same in two columns.
+        """
         descendant_NL = np.zeros((self.nodes, self.images), dtype=np.bool_)
         descendant_NL[self.path_LD, np.arange(self.images)[:, None]] = True
         return _frozen(descendant_NL)
@@ -255,10 +268,11 @@ def chains(
         shape = (steps,) if np.ndim(trained) == 1 else (group, steps)
         trained_GT = np.broadcast_to(_mask(trained, shape, "trained", train_last=train_last), (group, steps))
     trained_N = np.zeros(parent_N.size, dtype=np.bool_)
+    start = np.searchsorted(depth_N, np.arange(steps + 2))
     for depth in range(1, steps + 1):
-        at_depth = depth_N == depth
+        at_depth = slice(start[depth], start[depth + 1])
         column = trained_GT[:, depth - 1]
-        trained_N[at_depth] = column if np.count_nonzero(at_depth) == group else column.any()
+        trained_N[at_depth] = column if start[depth + 1] - start[depth] == group else column.any()
     return Forest(grid, parent_N, depth_N, stochastic_N, trained_N, forward_draws=forward_draws)
 
 

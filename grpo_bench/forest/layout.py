@@ -35,9 +35,8 @@ def place(forest: Forest, width: float, height: float) -> Layout:
     if forest.images > forest.roots:
         leaf_L += tree_L * max(1.0, 0.04 * forest.images)
     rows = leaf_L[-1] + 1
-    first_N = np.argmax(forest.descendant_NL, axis=1)
-    last_N = forest.images - 1 - np.argmax(forest.descendant_NL[:, ::-1], axis=1)
-    row_N = (leaf_L[first_N] + leaf_L[last_N]) / 2
+    last_N = forest.first_leaf_N + forest.leaf_count_N - 1
+    row_N = (leaf_L[forest.first_leaf_N] + leaf_L[last_N]) / 2
     spacing = height / rows
     return Layout(
         np.stack([forest.depth_N * (width / forest.steps), height - (row_N + 0.5) * spacing], axis=1), spacing

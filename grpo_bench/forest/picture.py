@@ -172,11 +172,12 @@ def _kinds(sketch: Sketch) -> dict[str, NDArray[np.int64]]:
 
 def _draw_edges(axes: Axes, sketch: Sketch, layout: Layout, origin: NDArray[np.float64], gid: str) -> None:
     forest, colour = sketch.forest, method_colour(sketch.name)
-    leaves_N = np.count_nonzero(forest.descendant_NL, axis=1)
+    leaves_N = forest.leaf_count_N
     for kind, nodes_E in _kinds(sketch).items():
         lines_ES2 = edges(layout, forest, nodes_E, waves=kind != "ode") + origin
         # An edge that stands for many images, such as a trunk, has the room to be thick.
-        room_E = layout.spacing * (leaves_N[nodes_E] if kind == "ode" else np.ones(nodes_E.size))
+        images_E = leaves_N[nodes_E] if kind == "ode" else np.ones(nodes_E.size, dtype=np.int64)
+        room_E = layout.spacing * images_E.astype(np.float64)
         draw_lines(axes, kind, lines_ES2, room_E, colour, gid + kind)
     if forest.forward_draws:
         rays_D22 = fans(layout, forest, FAN - 4) + origin

@@ -107,15 +107,16 @@ def zscore(
     group_L = np.zeros(len(reward_LP), np.int64) if group_L is None else group_L
     advantage_LP = np.zeros_like(reward_LP)
     whole = reward_LP.std(ddof=ddof) if reward_LP.size > ddof else 0.0
-    for group in np.unique(group_L):
-        member_L = group_L == group
-        reward_GP = reward_LP[member_L]
+    # Sorted once, since a search through all leaves for every group would be quadratic.
+    order_L = np.argsort(group_L, kind="stable")
+    for member_G in np.split(order_L, np.flatnonzero(np.diff(group_L[order_L])) + 1):
+        reward_GP = reward_LP[member_G]
         if len(reward_GP) <= ddof:
             continue
         scale = reward_GP.std(axis=0, ddof=ddof) if std == "group" else np.full(reward_GP.shape[1], whole)
         centred = (reward_GP - reward_GP.mean(axis=0)) / (np.maximum(scale, 1e-6) + eps)
         flat = reward_GP.max(axis=0) == reward_GP.min(axis=0)
-        advantage_LP[member_L] = np.where(flat, 0.0, centred)
+        advantage_LP[member_G] = np.where(flat, 0.0, centred)
     return advantage_LP
 
 
@@ -132,7 +133,7 @@ def back_up(forest: Forest, leaf_LP: Floats, weight_NP: Floats | None = None) ->
         share_N = np.where(forest.parent_N >= 0, 1.0 / np.maximum(children_N[forest.parent_N], 1), 0.0)
         weight_NP = np.broadcast_to(share_N[:, None], value_NP.shape)
     for depth in range(forest.steps, 0, -1):
-        child_D = np.flatnonzero(forest.depth_N == depth)
+        child_D = forest.nodes_at(depth)
         np.add.at(value_NP, forest.parent_N[child_D], weight_NP[child_D] * value_NP[child_D])
     return value_NP
 

@@ -49,6 +49,8 @@ def grow(
     """
     device = handle.device
     kept = _Kept(likelihood, old_mean)
+    trains_N = np.zeros(forest.nodes, dtype=bool)
+    trains_N[forest.trained_parents] = True
     x_DPCHW = noise.draw(Purpose.ROOT, forest.key_N[forest.nodes_at(0)], device)
     for step in range(forest.steps):
         node_D, child_C = forest.nodes_at(step), forest.nodes_at(step + 1)
@@ -67,7 +69,7 @@ def grow(
         eps_SPCHW = _edge_noise(forest, child_C[noisy_C], noise, device)
         next_CPCHW[noisy] = mean_DPCHW[noisy_from] + std * eps_SPCHW
         trained_C = forest.trained_N[child_C]
-        parent_K = _rows(np.isin(node_D, forest.trained_parents), device)
+        parent_K = _rows(trains_N[node_D], device)
         trained_from = torch.as_tensor(row_C[trained_C], device=device)
         kept.add(x_DPCHW, mean_DPCHW, parent_K, next_CPCHW[_rows(trained_C, device)], trained_from, std)
         x_DPCHW = next_CPCHW

@@ -38,11 +38,10 @@ class ForwardSamples:
 
     def steps(self, row_R3: Ints) -> Ints:
         """The grid's step (R,) that each row is noised to: an image's draws are distinct steps in random order."""
-        keys = self.forest.key_N[self.forest.leaves_L]
         image_I2, image_R = np.unique(row_R3[:, :2], axis=0, return_inverse=True)
         order_IT = np.stack(
             [
-                self.noise.stream(Purpose.FORWARD, int(keys[leaf]), prompt).permutation(self.schedule.steps)
+                self.noise.stream(Purpose.FORWARD, self._key(leaf), prompt).permutation(self.schedule.steps)
                 for leaf, prompt in image_I2
             ]
         )
@@ -53,14 +52,17 @@ class ForwardSamples:
         device = self.leaf_LPCHW.device
         row = torch.as_tensor(row_R3, device=device)
         x_0 = self.leaf_LPCHW[row[:, 0], row[:, 1]]
-        keys = self.forest.key_N[self.forest.leaves_L]
         eps = np.empty(x_0.shape, dtype=np.float32)
         for out, (leaf, prompt, draw) in zip(eps, row_R3, strict=True):
-            stream = self.noise.stream(Purpose.FORWARD, int(keys[leaf]), prompt, draw=int(draw) + 1)
+            stream = self.noise.stream(Purpose.FORWARD, self._key(leaf), prompt, draw=int(draw) + 1)
             stream.standard_normal(dtype=np.float32, out=out)
         t_D = torch.as_tensor(self.schedule.sigmas[self.steps(row_R3)], dtype=torch.float32, device=device)
         t_D111 = t_D.view(-1, 1, 1, 1)
         return x_0, t_D, (1 - t_D111) * x_0 + t_D111 * torch.from_numpy(eps).to(device)
+
+    def _key(self, leaf: int) -> int:
+        """The leaf's key; of one leaf, as there are as many micro-batches as leaves."""
+        return int(self.forest.key_N[self.forest.leaves_L[leaf]])
 
 
 class ForwardObjective:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -165,11 +166,9 @@ class Objective:
         """
         if batch.forward is not None and self._forward is not None:
             return self._forward.accumulate(batch.forward, batch.conditioning, prompts)
-        keep_EP = np.zeros_like(batch.keep_EP)
-        keep_EP[:, prompts] = batch.keep_EP[:, prompts]
-        edges = int(keep_EP.sum())
+        edges = int(np.count_nonzero(batch.keep_EP[:, prompts]))
         parts: list[_Part] = []
-        for parent_B, edge_M, row_M in _micro_batches(batch, keep_EP, self._train_batch):
+        for parent_B, edge_M, row_M in _micro_batches(batch.forest, batch.keep_EP, prompts, self._train_batch):
             part = self._evaluate(batch, parent_B, edge_M, row_M)
             (part.loss_M.sum() / edges).backward()
             parts.append(part.detached())
@@ -232,21 +231,28 @@ class Objective:
             diagnostics.kl += float(part.kl_M.sum())
 
 
-def _micro_batches(batch: Batch, keep_EP: Bools, size: int) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """Cut the parents of kept edges into micro-batches.
+def _micro_batches(forest: Forest, keep_EP: Bools, prompts: Ints, size: int) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Cut the parents of the kept edges of `prompts` into micro-batches.
 
     Yields the (parent, prompt) pairs of a micro-batch (B, 2), its kept (edge, prompt) pairs (M, 2), and each pair's
-    row among the parents (M,).
+    row among the parents (M,). Pairs are in order of parent or edge, then prompt.
     """
-    forest = batch.forest
+    column_U = np.sort(prompts)
+    keep_EU = keep_EP[:, column_U]
     parent_E = np.searchsorted(forest.trained_parents, forest.parent_N[forest.trained_edges_E])
-    used_KP = np.zeros((len(forest.trained_parents), keep_EP.shape[1]), dtype=bool)
-    np.logical_or.at(used_KP, parent_E, keep_EP)
-    pair_R2 = np.argwhere(used_KP)
-    row_KP = np.full(used_KP.shape, -1)
-    row_KP[used_KP] = np.arange(len(pair_R2))
-    edge_M2 = np.argwhere(keep_EP)
-    row_M = row_KP[parent_E[edge_M2[:, 0]], edge_M2[:, 1]]
-    for start in range(0, len(pair_R2), size):
-        inside_M = (row_M >= start) & (row_M < start + size)
+    used_KU = np.zeros((len(forest.trained_parents), len(column_U)), dtype=bool)
+    np.logical_or.at(used_KU, parent_E, keep_EU)
+    pair_R2 = np.argwhere(used_KU)
+    row_KU = np.full(used_KU.shape, -1)
+    row_KU[used_KU] = np.arange(len(pair_R2))
+    edge_M2 = np.argwhere(keep_EU)
+    row_M = row_KU[parent_E[edge_M2[:, 0]], edge_M2[:, 1]]
+    for pair_X2 in (pair_R2, edge_M2):
+        pair_X2[:, 1] = column_U[pair_X2[:, 1]]
+    # Sorted once, since a search through all edges for every micro-batch would be quadratic; stable keeps their order.
+    order_M = np.argsort(row_M // size, kind="stable")
+    starts = np.arange(0, len(pair_R2), size)
+    cuts = np.searchsorted(row_M[order_M] // size, np.arange(len(starts) + 1))
+    for start, (first, last) in zip(starts, pairwise(cuts), strict=True):
+        inside_M = order_M[first:last]
         yield pair_R2[start : start + size], edge_M2[inside_M], row_M[inside_M] - start

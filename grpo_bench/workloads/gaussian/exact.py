@@ -158,8 +158,7 @@ def _shares(forest: Forest, weight_N: Floats | None) -> tuple[Bools, Floats]:
     path_LT = forest.path_LD[:, 1:]
     if forest.trained_edges:
         edge_N = np.where(forest.trained_N, 1.0 if weight_N is None else weight_N, 0.0) / forest.trained_edges
-        leaves_N = np.bincount(forest.path_LD.ravel(), minlength=forest.nodes)
-        share_LT = (edge_N / leaves_N)[path_LT]
+        share_LT = (edge_N / forest.leaf_count_N)[path_LT]
     else:
         share_LT = np.full(path_LT.shape, 1.0 / forest.images)
     mask_MT, mask_L = np.unique(forest.stochastic_N[path_LT], axis=0, return_inverse=True)
