@@ -18,6 +18,7 @@ from grpo_bench.commands.claims import claims
 from grpo_bench.commands.compare import compare
 from grpo_bench.commands.options import (
     ConfigFile,
+    Device,
     Plugins,
     Recipe,
     Results,
@@ -103,6 +104,7 @@ def run(
     recipe: Recipe = None,
     config: ConfigFile = None,
     set_: Sets = None,
+    device: Device = None,
     plugin: Plugins = None,
     results: Results = None,
     again: Annotated[bool, typer.Option("--again", help="Run anew even if this run is finished.")] = False,
@@ -117,7 +119,7 @@ def run(
 
     typed = {"--method": method, "--reward": reward, "--workload": workload, "--model": model, "--prompts": prompts,
              "--seed": seed, "--budget": budget, "--steps": steps, "--recipe": recipe, "--config": config,
-             "--set": set_, "--again": again or None}  # fmt: skip
+             "--set": set_, "--device": device, "--again": again or None}  # fmt: skip
     _log_to_stderr(verbose)
     load_plugins(plugin)
     if resume is not None:
@@ -127,7 +129,7 @@ def run(
         resolved = None
     else:
         over = flags(method=method, reward=reward, workload=workload, model=model, prompts=prompts, seed=seed,
-                     budget=budget, steps=steps)  # fmt: skip
+                     budget=budget, steps=steps, device=device)  # fmt: skip
         resolved = resolve(over, recipe, config, set_)
     from grpo_bench.terminal.running import carry_out
 
@@ -222,10 +224,11 @@ def sample(
     load_plugins(plugin)
     store = RunStore.open(run, results_folder(results))
     from grpo_bench.evaluation.compare import compare
-    from grpo_bench.training.run import stored_config
+    from grpo_bench.training.run import check_base, stored_config
     from grpo_bench.training.session import load_policy, pick_device
 
     config = stored_config(store)
+    check_base(store.record, config)
     policy = load_policy(config, pick_device())
     base, trained = compare(store, config, policy, tuple(prompt), images=images, seed=seed)
     path = out or store.folder / "sample.png"
@@ -386,7 +389,7 @@ def _finish(outcome: Outcome, *, quiet: bool) -> None:
     if outcome.store.rows():
         draw_outcome(outcome.store)
     if quiet:
-        print_json(outcome_json(outcome.store))
+        print_json(outcome_json(outcome.store, fresh=outcome.fresh))
     else:
         print_outcome(outcome.store, stdout_console())
         if not outcome.fresh:

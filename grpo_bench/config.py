@@ -27,6 +27,7 @@ from grpo_bench.errors import UserError, nearest
 from grpo_bench.metering.ledger import BUDGET_KINDS, BudgetKind
 
 Table = dict[str, object]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class Section(BaseModel):
@@ -96,6 +97,10 @@ class ModelSection(Section):
 
     path: str = ""
     """Folder or hub id of a diffusers pipeline; empty: the workload's own."""
+    revision: str = ""
+    """Commit, branch or tag of a hub id; empty: its main branch. A stored config has the commit it was resolved to."""
+    variant: str = ""
+    """Of the weight files, such as fp16; empty: those without one, else the only one there is."""
     policy: str = "sd3"
     """Model family, which decides how the pipeline is read."""
     max_sequence_length: int = Field(256, ge=0)
@@ -226,6 +231,8 @@ class RunConfig(Section):
     """Seed of the prompts, the noise and the method's own draws."""
     recipe: str = ""
     """Recipe this config was started from."""
+    device: Device = "auto"
+    """Where to run; `auto` is resolved once, where the command is given: cuda where torch sees it, else cpu."""
     protocol: Literal["controlled", "paper"] = "controlled"
     """Shared settings for every method, or a paper's own."""
     prompts: PromptsSection = PromptsSection()

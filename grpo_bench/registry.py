@@ -66,6 +66,10 @@ class Registry(Generic[T]):
         """All known names, sorted, loadable or not."""
         return sorted(self._sources())
 
+    def modules(self) -> set[str]:
+        """The modules that the entry points name; none is imported."""
+        return {source.module for source in self._sources().values() if source.module}
+
     def get(self, name: str) -> T:
         """The class registered under `name`.
 

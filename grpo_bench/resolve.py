@@ -21,7 +21,7 @@ from grpo_bench.registry import WORKLOADS
 
 def flags(*, method: str | None = None, reward: str | None = None, workload: str | None = None,
            model: str | None = None, prompts: Path | None = None, seed: int | None = None,
-           budget: str | None = None, steps: int | None = None) -> Table:  # fmt: skip
+           budget: str | None = None, steps: int | None = None, device: str | None = None) -> Table:  # fmt: skip
     """The flags that were given, as a table of settings."""
     if reward is not None:
         parse_rewards(reward)
@@ -30,6 +30,7 @@ def flags(*, method: str | None = None, reward: str | None = None, workload: str
     table: Table = {
         "workload": workload,
         "seed": seed,
+        "device": device,
         "prompts": str(prompts) if prompts is not None else None,
         "method": {"name": method} if method else None,
         "reward": {"name": reward} if reward else None,

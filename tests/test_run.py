@@ -182,7 +182,7 @@ def test_the_id_depends_on_the_methods_source_and_a_changed_one_is_not_resumed(
     plugin(tmp_path, METHOD.format(change="credit.advantage_NP * 2"))
 
     # then going on is refused in one sentence, and running it starts another run
-    with pytest.raises(UserError, match="cannot be resumed: its method has changed since; start it anew"):
+    with pytest.raises(UserError, match="cannot be resumed: the source of its method has changed"):
         resume(first.store, Watcher())
     assert run(chosen, results).record.run != first.record.run
 

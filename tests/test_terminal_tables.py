@@ -144,8 +144,8 @@ def test_the_resume_command_names_a_folder_elsewhere_as_a_shell_reads_it(tmp_pat
 
 def test_an_outcome_for_scripts_has_these_keys_and_no_others(tmp_path: Path) -> None:
     store = stored(tmp_path, [point(0, 0.4), point(2, 0.5)])
-    outcome = json.loads(json.dumps(outcome_json(store)))
-    assert list(outcome) == ["run", "status", "gold", "proxy", "nfe", "seconds"]
+    outcome = json.loads(json.dumps(outcome_json(store, fresh=True)))
+    assert list(outcome) == ["run", "status", "fresh", "gold", "proxy", "nfe", "seconds"]
     assert outcome["gold"] == outcome["proxy"] == {"base": 0.4, "final": 0.5}
     assert set(outcome["nfe"]) == set(ROLES)
     assert set(outcome["seconds"]) == set(PHASES)
@@ -153,7 +153,7 @@ def test_an_outcome_for_scripts_has_these_keys_and_no_others(tmp_path: Path) -> 
 
 
 def test_an_outcome_without_points_has_no_numbers_but_a_reason(tmp_path: Path) -> None:
-    outcome = outcome_json(stored(tmp_path, [], status="diverged", reason=HOSTILE))
+    outcome = outcome_json(stored(tmp_path, [], status="diverged", reason=HOSTILE), fresh=False)
     assert outcome["gold"] == {"base": None, "final": None}
     assert outcome["reason"] == "[bold red]x[/bold red] \ufffdtxt"
     assert set(outcome["nfe"].values()) == {0}
@@ -161,8 +161,8 @@ def test_an_outcome_without_points_has_no_numbers_but_a_reason(tmp_path: Path) -
 
 def test_a_score_that_is_no_number_is_no_number_in_json(tmp_path: Path) -> None:
     store = stored(tmp_path, [point(0, 0.4), point(1, float("nan"))])
-    assert json.dumps(outcome_json(store), allow_nan=False)
-    assert outcome_json(store)["gold"] == {"base": 0.4, "final": None}
+    assert json.dumps(outcome_json(store, fresh=True), allow_nan=False)
+    assert outcome_json(store, fresh=True)["gold"] == {"base": 0.4, "final": None}
 
 
 def test_hostile_text_is_shown_as_letters(tmp_path: Path) -> None:

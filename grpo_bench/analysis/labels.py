@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from grpo_bench.analysis.curve import Curve
 
 
+PLACES = ("prompts", "prompts.column", "model.revision", "model.variant")
+"""Settings that say where content is found, beside every `path`."""
+
+
 def labelled(curves: Sequence[Curve]) -> list[Curve]:
     """Runs without a suite, named by method, and by the settings or the source that tell two of one method apart."""
     groups: dict[str, list[Curve]] = {}
@@ -42,12 +46,12 @@ def _difference(own: Mapping[str, object], rivals: Sequence[Mapping[str, object]
 
 
 def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested tables as dotted keys; the seed is left out."""
+    """Nested tables as dotted keys; the seed is left out, and where files lie: their content is in the hashes."""
     flat: dict[str, object] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" != "seed":
+        elif f"{prefix}{key}" not in ("seed", *PLACES) and key != "path":
             flat[f"{prefix}{key}"] = value
     return flat
 
@@ -65,7 +69,7 @@ def digest(text: str) -> str:
 
 def ingredients(curve: Curve) -> dict[str, str]:
     """What every method is given alike: base weights, prompts and reward weights (hashes), device, numerics."""
-    hashes = {name: value for name, value in curve.record.hashes.items() if name != "method"}
+    hashes = {name: value for name, value in curve.record.hashes.items() if name.partition("/")[0] != "method"}
     return hashes | {"device": curve.record.device, "numerics": str(curve.record.numerics_version)}
 
 

@@ -15,6 +15,7 @@ Results = Annotated[Path | None, typer.Option(help="Folder of runs; default $GRP
 Workload = Annotated[str | None, typer.Option(help="What to train on: model, prompts, judge, budget.")]
 Recipe = Annotated[str | None, typer.Option(help="Start from a paper's settings (grpo-bench list recipes).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings, laid over the recipe.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where torch sees it.")]
 Steps = Annotated[int | None, typer.Option(help="Transitions from noise to image.")]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from grpo_bench.commands.options import Plugins, Results, load_plugins, print_json, results_folder
+from grpo_bench.commands.options import Device, Plugins, Results, load_plugins, print_json, results_folder
 from grpo_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def sweep(
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for slurm. Repeatable.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each run.")] = None,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each run on a cluster.")] = 0,
+    device: Device = None,
     results: Results = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
     plugin: Plugins = None,
@@ -41,13 +42,14 @@ def sweep(
     Exit code 0 when every cell ended (done or diverged), 1 otherwise.
     """
     from grpo_bench.executors.choose import make_executor
-    from grpo_bench.sweeping.suite import find_suite, load_suite
+    from grpo_bench.sweeping.suite import find_suite, load_suite, on_device
     from grpo_bench.terminal.waiting import waiting
 
     load_plugins(plugin)
     chosen = make_executor(executor, jobs=jobs, address=address, gpus=gpus, options=_options(option))
     folder = results_folder(results)
     read = load_suite(find_suite(suite))
+    read = on_device(read, device or ("auto" if executor == "local" else "cuda" if gpus else "cpu"), asked=bool(device))
     with waiting("resolving the suite", quiet=json):
         from grpo_bench.sweeping.cells import suite_cells
         from grpo_bench.sweeping.state import ENDED, cell_state

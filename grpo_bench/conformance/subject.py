@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,8 +11,8 @@ from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.registry import METHODS, WORKLOADS
+from grpo_bench.sources import sources_of
 from grpo_bench.training.planning import plan_forest, plan_schedule
-from grpo_bench.training.run import method_sources
 
 SEED = 7
 """All draws of a check are fixed: the same method gives the same figures every time."""
@@ -52,8 +51,8 @@ class Subject:
 
     @cached_property
     def modules(self) -> dict[str, str]:
-        """File of every module that makes the method and is not the engine's, by module name."""
-        return {name: str(sys.modules[name].__file__) for name in method_sources(self.kind)}
+        """File of every module that the method brings with it, by module name: its own and what that imports."""
+        return {name: str(path) for name, path in sources_of(self.kind).modules.items()}
 
     @property
     def files(self) -> set[str]:

@@ -5,9 +5,6 @@ The training process has no way to name such a reward, so nothing it does can de
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +20,7 @@ from grpo_bench.evaluation.scoring import make_rewards, score_parts
 from grpo_bench.metering.environment import environment
 from grpo_bench.reward import Reward, RewardConfig
 from grpo_bench.rewarding.weights import fingerprints
+from grpo_bench.sources import sources_of
 from grpo_bench.store.images import pixels_digest, stored_digest
 from grpo_bench.store.run import SCORES, RunStore, point_name
 from grpo_bench.store.scores import PREFIX, ScorePass, Scores
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
 INDIFFERENT = {"batch", "path"}
 """Settings that say how a reward is computed, not what: the weights' sha256 stands for their path."""
-ENGINE = {"grpo_bench", "builtins", "abc", "typing"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,7 @@ class _Job:
         self._refuse(reward.name, _changed_setting(old, settings))
         if all(f"{PREFIX}{reward.name}" in scores.values.get(key, {}) for key in self._keys):
             return None
-        weights, source = fingerprints(reward), _source_digest(type(reward))
+        weights, source = fingerprints(reward), sources_of(type(reward)).digest()
         self._refuse(reward.name, "other weights" if old is not None and old.weights != weights else "")
         self._refuse(reward.name, "another source of the plugin" if old is not None and old.source != source else "")
         return ScorePass(
@@ -244,11 +241,3 @@ def _changed_setting(old: ScorePass | None, settings: Mapping[str, JsonValue]) -
         if old is not None and key not in INDIFFERENT and old.settings.get(key) != settings.get(key):
             return f"{key} = {old.settings.get(key)!r}, not {settings.get(key)!r}"
     return ""
-
-
-def _source_digest(kind: type[Reward[RewardConfig]]) -> str:
-    """sha256 of the source of every module outside the engine that makes a reward; empty where there is none."""
-    modules = dict.fromkeys(base.__module__ for base in kind.__mro__)
-    outside = [name for name in modules if name.split(".")[0] not in ENGINE]
-    source = "".join(inspect.getsource(sys.modules[name]) for name in outside)
-    return hashlib.sha256(source.encode()).hexdigest() if outside else ""

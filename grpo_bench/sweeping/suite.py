@@ -132,6 +132,16 @@ class Suite(Section):
         return own or (self.contrast_seeds if label in self.primary else None) or self.seeds
 
 
+def on_device(suite: Suite, device: str, *, asked: bool) -> Suite:
+    """The suite whose runs are made on `device`: where they run may not be where they are planned.
+
+    One that was `asked` for goes before the suite's own setting, which goes before any other.
+    """
+    own = suite.settings.get("device", "auto")
+    chosen = device if asked or own == "auto" else own
+    return suite.model_copy(update={"settings": {**suite.settings, "device": chosen}})
+
+
 def shipped() -> dict[str, Path]:
     """The suites that come with grpo-bench, by name."""
     folder = Path(str(resources.files("grpo_bench_suites")))

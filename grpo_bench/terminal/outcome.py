@@ -37,10 +37,14 @@ class BaseFinal(TypedDict):
 
 
 class OutcomeJson(TypedDict):
-    """What `run --quiet` prints; `reason` only where the status is not `done`."""
+    """What `run --quiet` prints; `reason` only where the status is not `done`.
+
+    `fresh` is false where nothing was computed, because the run had ended before: this is its stored result.
+    """
 
     run: str
     status: str
+    fresh: bool
     gold: BaseFinal
     proxy: BaseFinal
     nfe: dict[str, int]
@@ -48,7 +52,7 @@ class OutcomeJson(TypedDict):
     reason: NotRequired[str]
 
 
-def outcome_json(store: RunStore) -> OutcomeJson:
+def outcome_json(store: RunStore, *, fresh: bool) -> OutcomeJson:
     """The stored run as one JSON object: scores of its first and last point, what it spent up to the last.
 
     Raises:
@@ -59,6 +63,7 @@ def outcome_json(store: RunStore) -> OutcomeJson:
     outcome: OutcomeJson = {
         "run": record.run,
         "status": record.status,
+        "fresh": fresh,
         "gold": _base_final(rows, "gold"),
         "proxy": _base_final(rows, "proxy"),
         "nfe": {role: int(last.get(f"{role}_nfe") or 0) for role in ROLES},

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import logging
-import sys
 import tomllib
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,10 +16,9 @@ from grpo_bench.config import RewardSection, RunConfig, validated
 from grpo_bench.errors import Diverged, RewardFailed, UserError
 from grpo_bench.evaluation.combination import combination
 from grpo_bench.evaluation.evaluator import Evaluation
+from grpo_bench.identity import Base, base_hashes, check_unchanged, find_base, outcome_hashes, placed, run_id
 from grpo_bench.metering.environment import environment
-from grpo_bench.method import Method, MethodConfig
-from grpo_bench.registry import METHODS, WORKLOADS
-from grpo_bench.rewarding.weights import fingerprints
+from grpo_bench.registry import WORKLOADS
 from grpo_bench.store.atomic import saving
 from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import RunStore, point_name
@@ -68,16 +64,22 @@ def identify(config: RunConfig, known: MutableMapping[str, dict[str, str]] | Non
         UserError: anything in the config that does not fit.
     """
     method = make_method(config)
-    config = config.model_copy(update={"method": _resolved(config, method.config.model_dump(exclude_none=True))})
+    base = find_base(config)
+    config = placed(config, base).model_copy(
+        update={
+            "method": _resolved(config, method.config.model_dump(exclude_none=True)),
+            "device": pick_device("auto").type if config.device == "auto" else config.device,
+        }
+    )
     check_plan(config, method)
     if known is None:
-        hashes = _hashes(config)
+        hashes = _hashes(config, base)
     else:
         fresh = RunConfig()
         same = {"seed": 0, "budget": fresh.budget, "training": fresh.training}
         evaluation = fresh.evaluation.model_copy(update={"split": config.evaluation.split})
         key = config.model_copy(update={**same, "evaluation": evaluation}).to_toml()
-        hashes = known[key] if key in known else known.setdefault(key, _hashes(config))
+        hashes = known[key] if key in known else known.setdefault(key, _hashes(config, base))
     return Identity(config, hashes, run_id(config, hashes))
 
 
@@ -119,7 +121,7 @@ def start(
         rules_version=RULES_VERSION,
         numerics_version=NUMERICS_VERSION,
         command=tuple(command),
-        device=pick_device().type,
+        device=config.device,
         hashes=hashes,
         started=datetime.now(UTC),
     )
@@ -143,9 +145,7 @@ def resume(store: RunStore, observer: Observer, *, timed: bool = True) -> Outcom
     """
     if store.record.status not in ENDED:
         config = stored_config(store)
-        changed = [name for name, digest in _hashes(config).items() if store.record.hashes.get(name) != digest]
-        if changed:
-            raise UserError(f"{store.record.run} cannot be resumed: its {changed[0]} has changed since; start it anew")
+        check_unchanged(store.record, _hashes(config, find_base(config)), "resumed")
     return _go_on(store, observer, timed)
 
 
@@ -167,6 +167,15 @@ def _mend(store: RunStore) -> None:
             store.rewind()
 
 
+def check_base(record: RunRecord, config: RunConfig) -> None:
+    """Whoever draws from a stored run's model draws from the one it was made with.
+
+    Raises:
+        UserError: the model has moved, its files have changed, or the code that reads them has.
+    """
+    check_unchanged(record, base_hashes(config, find_base(config)), "sampled from")
+
+
 def stored_config(store: RunStore) -> RunConfig:
     """The resolved config of a stored run.
 
@@ -178,13 +187,6 @@ def stored_config(store: RunStore) -> RunConfig:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{store.folder}/config.toml is damaged ({error}); start the run anew") from error
     return validated(RunConfig, table)
-
-
-def run_id(config: RunConfig, hashes: dict[str, str]) -> str:
-    """workload-method-sSEED-HASH: the hash covers all that determines the outcome (design: the store)."""
-    parts = [config.to_toml(), *sorted(hashes.values()), pick_device().type, str(NUMERICS_VERSION)]
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
-    return f"{config.workload}-{config.method.name}-s{config.seed}"[:53] + f"-{digest}"
 
 
 def _execute(store: RunStore, observer: Observer, timed: bool) -> Outcome:
@@ -289,47 +291,5 @@ def _resolved(config: RunConfig, settings: dict[str, object]) -> object:
     return type(config.method)(name=config.method.name, **settings)
 
 
-def method_sources(kind: type[Method[MethodConfig]]) -> dict[str, str]:
-    """The source of every module that makes a method, by name: its own, and those of the methods it is derived from.
-
-    The engine's own modules are left out: what they change is told by NUMERICS_VERSION.
-    """
-    modules = dict.fromkeys(base.__module__ for base in kind.__mro__)
-    outside = [name for name in modules if name.split(".")[0] not in ("grpo_bench", "builtins", "abc", "typing")]
-    return {name: inspect.getsource(sys.modules[name]) for name in outside}
-
-
-def _hashes(config: RunConfig) -> dict[str, str]:
-    """sha256 of the method's source, the prompts, the base weights and the rewards' weights.
-
-    Raises:
-        UserError: a reward's weights cannot be had.
-    """
-    source = "".join(method_sources(METHODS.get(config.method.name)).values())
-    prompts = "\n".join(f"{split}\t{prompt}" for split, texts in sorted(splits(config).items()) for prompt in texts)
-    model = config.model.path or WORKLOADS.get(config.workload)().model(config)
-    rewards = {
-        f"reward/{name}/{file}": digest
-        for name, reward in judges(config).items()
-        for file, digest in fingerprints(reward).items()
-    }
-    return {
-        "method": hashlib.sha256(source.encode()).hexdigest(),
-        "prompts": hashlib.sha256(prompts.encode()).hexdigest(),
-        "weights": weights_hash(model),
-        **rewards,
-    }
-
-
-def weights_hash(source: str) -> str:
-    """sha256 over a model folder's file names and contents; a hub id stands for itself, as `hub:ID`."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return f"hub:{source}"
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(str(file.relative_to(folder)).encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
+def _hashes(config: RunConfig, base: Base) -> dict[str, str]:
+    return outcome_hashes(config, base, splits(config), judges(config))

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from grpo_bench.config import RunConfig
+from grpo_bench.config import Device, RunConfig
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.evaluation.evaluator import Evaluator
 from grpo_bench.evaluation.scoring import Rewards, make_rewards
 from grpo_bench.forest.schedule import Schedule
+from grpo_bench.identity import find_base
 from grpo_bench.metering.environment import peak_memory_bytes
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.method import Method, MethodConfig
@@ -53,9 +54,20 @@ class Session:
     evaluated_nfe: int = -1
 
 
-def pick_device() -> torch.device:
-    """The first CUDA device where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def pick_device(wanted: Device = "auto") -> torch.device:
+    """The device that `[device]` means here; `auto` is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        UserError: CUDA is wanted where torch sees none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device = 'cuda', but torch sees no CUDA device here; run it where there is one, or give --device cpu, "
+            "which is another run"
+        )
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
 
 
 def synchroniser(device: torch.device) -> Ledger:
@@ -71,11 +83,10 @@ def load_policy(config: RunConfig, device: torch.device) -> Policy:
     Raises:
         UserError: unknown family, a kernel or grid that is not for it, or a pipeline that cannot be loaded.
     """
-    source = config.model.path or WORKLOADS.get(config.workload)().model(config)
     kind = POLICIES.get(config.model.policy)
     check_kernel(config.sampling.kernel, kind.prediction)  # before gigabytes are read for a run that cannot be
     check_grid(config.sampling, kind.prediction)
-    return kind.load(source, config.model, device)
+    return kind.load(str(find_base(config).folder), config.model, device)
 
 
 def splits(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
@@ -112,7 +123,7 @@ def open_session(config: RunConfig) -> Session:
     Raises:
         UserError: anything in the config that does not fit.
     """
-    device = pick_device()
+    device = pick_device(config.device)
     ledger = synchroniser(device)
     with ledger.phase("setup"):
         return _build(config, device, ledger)

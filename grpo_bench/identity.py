@@ -1,0 +1,189 @@
+"""What determines a run's outcome: its plugins' sources, the content of its model, prompts and weights, its settings.
+
+A run's id is a hash of these and of nothing else: no path, no time, no property of the machine that computes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_bench.config import RunConfig, Table
+from grpo_bench.errors import UserError
+from grpo_bench.policies.files import model_files
+from grpo_bench.registry import METHODS, POLICIES, WORKLOADS
+from grpo_bench.rewarding.weights import fingerprints, sha256
+from grpo_bench.sources import Sources, sources_of
+from grpo_bench.versions import NUMERICS_VERSION
+
+if TYPE_CHECKING:
+    from grpo_bench.reward import Reward, RewardConfig
+    from grpo_bench.store.record import RunRecord
+
+MODEL_PLACES = ("path", "revision", "variant")
+REWARD_PLACES = ("path", "python")
+"""Settings that say where content lies; the content itself is hashed."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where a run's model lies: a folder, and the hub's commit where it came from there."""
+
+    folder: Path
+    revision: str = ""
+
+
+def find_base(config: RunConfig) -> Base:
+    """The folder of the config's model, or of its workload's own; a hub id is fetched, at the commit it points to.
+
+    Raises:
+        UserError: there is no such folder or hub id, or a folder was given a revision.
+    """
+    source = config.model.path or WORKLOADS.get(config.workload)().model(config)
+    folder = Path(source).expanduser()
+    if not _exists(folder):
+        from grpo_bench.policies.hub import snapshot
+
+        return Base(*snapshot(source, config.model.revision, config.model.variant))
+    if config.model.revision and config.model.path:
+        raise UserError(
+            f"model.revision = {config.model.revision!r} is for a hub id, but {source!r} is a folder here; drop one"
+        )
+    return Base(Path(os.path.abspath(folder)))
+
+
+def placed(config: RunConfig, base: Base) -> RunConfig:
+    """The config with paths that can be found from anywhere, and the hub's commit in place of what points to it.
+
+    Raises:
+        UserError: a path that is not UTF-8, which no config file could hold.
+    """
+    model = {"revision": base.revision}
+    if config.model.path and not base.revision:
+        model["path"] = _writable(str(base.folder))
+    tables = {name: table for name, table in (config.reward.model_extra or {}).items() if isinstance(table, Mapping)}
+    rewards = {name: {key: _absolute(key, value) for key, value in table.items()} for name, table in tables.items()}
+    return config.model_copy(
+        update={
+            "prompts": config.prompts.model_copy(update={"path": _absolute("path", config.prompts.path)}),
+            "model": config.model.model_copy(update=model),
+            "reward": type(config.reward).model_validate({**config.reward.model_dump(), **rewards}),
+        }
+    )
+
+
+def outcome_hashes(
+    config: RunConfig,
+    base: Base,
+    prompts: Mapping[str, Iterable[str]],
+    rewards: Mapping[str, Reward[RewardConfig]],
+) -> dict[str, str]:
+    """Digests by name of everything but the settings: sources of every plugin, weights, prompts.
+
+    Raises:
+        UserError: a reward's weights cannot be had, or a plugin has no source.
+    """
+    told = "\n".join(f"{split}\t{prompt}" for split, texts in sorted(prompts.items()) for prompt in texts)
+    hashes = {
+        **base_hashes(config, base),
+        "prompts": hashlib.sha256(told.encode()).hexdigest(),
+        **_source("method", sources_of(METHODS.get(config.method.name))),
+        **_source("workload", sources_of(WORKLOADS.get(config.workload))),
+    }
+    for name, reward in rewards.items():
+        hashes |= _source(f"reward/{name}", sources_of(type(reward)))
+        hashes |= {f"reward/{name}/{file}": digest for file, digest in fingerprints(reward).items()}
+    return hashes
+
+
+def base_hashes(config: RunConfig, base: Base) -> dict[str, str]:
+    """Digests of what draws images: the model's files, and the policy that reads them."""
+    weights = content_hash(model_files(base.folder, config.model.variant), base.folder)
+    return {"weights": weights, **_source("policy", sources_of(POLICIES.get(config.model.policy)))}
+
+
+def content_hash(files: Iterable[Path], folder: Path) -> str:
+    """sha256 over files' contents and their names inside `folder`."""
+    parts = sorted(f"{file.relative_to(folder).as_posix()}\0{sha256(file)}" for file in files)
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
+
+
+def run_id(config: RunConfig, hashes: Mapping[str, str]) -> str:
+    """workload-method-sSEED-HASH, where the hash covers the settings that are no place, and all of `hashes`."""
+    parts = [_settings(config), *(f"{name}={digest}" for name, digest in sorted(hashes.items())), NUMERICS_VERSION]
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:10]
+    return f"{config.workload}-{config.method.name}-s{config.seed}"[:53] + f"-{digest}"
+
+
+def check_unchanged(record: RunRecord, now: Mapping[str, str], doing: str) -> None:
+    """Hold what is there now against what a stored run was made with.
+
+    `doing` ends the sentence "RUN cannot be …": resumed, sampled from.
+
+    Raises:
+        UserError: something differs, or the run is of a time before all this was recorded.
+    """
+    if "policy" not in record.hashes:
+        raise UserError(
+            f"{record.run} cannot be {doing}: an older grpo-bench made it, whose hashes cover less; run it anew"
+        )
+    for name, digest in now.items():
+        then = record.hashes.get(name)
+        if then != digest:
+            change = f" ({then} then, {digest} now)" if name.endswith("/libraries") else ""
+            raise UserError(f"{record.run} cannot be {doing}: {_said(name)} changed since{change}; run it anew")
+
+
+def _settings(config: RunConfig) -> str:
+    table = config.model_dump(mode="json", exclude_none=True, exclude={"prompts": True, "model": set(MODEL_PLACES)})
+    reward: Table = {
+        key: {own: setting for own, setting in value.items() if own not in REWARD_PLACES}
+        if isinstance(value, Mapping)
+        else value
+        for key, value in config.reward.model_dump(mode="json").items()
+    }
+    return json.dumps(table | {"reward": reward}, sort_keys=True)
+
+
+def _source(name: str, sources: Sources) -> dict[str, str]:
+    """The digest of a plugin's source as `name` (`reward/NAME/source`), and its libraries, if any, beside it."""
+    own = f"{name}/source" if name.startswith("reward/") else name
+    return {own: sources.digest()} | ({f"{name}/libraries": sources.versions()} if sources.libraries else {})
+
+
+def _said(name: str) -> str:
+    """The ingredient that a hash's name stands for, with its verb."""
+    if name in ("weights", "prompts"):
+        return {"weights": "its base weights have", "prompts": "its prompts have"}[name]
+    kind, *rest = name.split("/")
+    whose = f"its reward {rest[0]!r}" if kind == "reward" else f"its {kind}"
+    part = rest[-1] if rest else "source"
+    return f"the {part} of {whose} {'have' if part == 'libraries' else 'has'}"
+
+
+def _absolute(key: str, value: object) -> object:
+    if key not in REWARD_PLACES or not isinstance(value, str) or not value:
+        return value
+    path = Path(value).expanduser()
+    return _writable(os.path.abspath(path)) if _exists(path) else value
+
+
+def _writable(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        shown = path.encode(errors="surrogateescape").decode(errors="replace")
+        raise UserError(f"the path {shown!r} is not UTF-8, and no config could hold it; rename it") from error
+    return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

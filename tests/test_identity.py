@@ -1,0 +1,278 @@
+"""A run's id: everything that determines its outcome is in it, and nothing else; what is stored can be found again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from running import ROOT, Make, Watcher, cli_here, run, sentence
+from test_run import METHOD, REWARD
+
+from grpo_bench.config import RunConfig
+from grpo_bench.errors import UserError
+from grpo_bench.registry import METHODS, REWARDS, load_plugin
+from grpo_bench.store.run import RunStore
+from grpo_bench.training.run import identify, resume, stored_config
+
+COMMIT, LATER = "0" * 40, "1" * 40
+
+Publish = Callable[[Path, str], None]
+
+
+@pytest.fixture(autouse=True)
+def no_plugins_left() -> Iterator[None]:
+    """Plugins of one test are unknown to the next."""
+    yield
+    METHODS._plugins.clear()
+    REWARDS._plugins.clear()
+
+
+@pytest.fixture
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """Puts a model's folder into a hub cache, as the newest commit of `tiny/sd3`."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def publish(model: Path, commit: str) -> None:
+        repository = tmp_path / "hub" / "models--tiny--sd3"
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / "main").write_text(commit)
+        shutil.copytree(model, repository / "snapshots" / commit)
+
+    return publish
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny pipeline that a test may change."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def named(config: RunConfig, path: object, **more: str) -> RunConfig:
+    """The config with another model."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": str(path), **more})})
+
+
+def damage(model: Path) -> None:
+    """One weight of the denoiser is another."""
+    from safetensors.torch import load_file, save_file
+
+    file = next((model / "transformer").glob("*.safetensors"))
+    weights = load_file(file)
+    next(iter(weights.values())).add_(1)
+    save_file(weights, file, {"format": "pt"})
+
+
+def test_one_content_has_one_id_whatever_road_it_came_by(
+    make: Make, tiny_model: Path, tmp_path: Path, publish: Publish
+) -> None:
+    # given the same pipeline on the hub, in a folder, and in a folder with what tools leave there
+    publish(tiny_model, COMMIT)
+    kept = shutil.copytree(tiny_model, tmp_path / "elsewhere" / "kept")
+    for name in (".cache/huggingface/download/a.metadata", ".git/HEAD", "README.md", "unlisted/model.safetensors"):
+        (kept / name).parent.mkdir(parents=True, exist_ok=True)
+        (kept / name).write_text("bookkeeping")
+    shutil.copy(next((kept / "vae").glob("*.safetensors")), kept / "vae" / "diffusion_pytorch_model.fp16.safetensors")
+
+    # when each is identified
+    found = [identify(named(make(), path)) for path in ("tiny/sd3", tiny_model, kept)]
+
+    # then they are one base and one run
+    assert len({one.hashes["weights"] for one in found}) == len({one.run for one in found}) == 1
+    assert [one.config.model.revision for one in found] == [COMMIT, "", ""]
+
+
+def test_a_hub_id_stands_for_the_commit_that_it_points_to(
+    make: Make, model: Path, results: Path, publish: Publish
+) -> None:
+    # given a run on a hub id
+    config = named(make(budget={"iterations": 0.0}), "tiny/sd3")
+    publish(model, COMMIT)
+    first = run(config, results)
+
+    # when the repository moves on
+    damage(model)
+    publish(model, LATER)
+    second = run(config, results)
+
+    # then the same command is another run, on another base; the old commit is still the old run
+    assert second.fresh and first.record.run != second.record.run
+    assert first.record.hashes["weights"] != second.record.hashes["weights"]
+    assert [stored_config(one.store).model.revision for one in (first, second)] == [COMMIT, LATER]
+    pinned = run(named(make(budget={"iterations": 0.0}), "tiny/sd3", revision=COMMIT), results)
+    assert (pinned.record.run, pinned.fresh) == (first.record.run, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "revision", "said"),
+    [("tiny/sd3", "no-such-branch", "no-such-branch"), ("tiny/absent", "", "tiny/absent"), ("a/b/c", "", "a/b/c")],
+)
+def test_a_hub_id_that_cannot_be_had_is_one_sentence(
+    make: Make, tiny_model: Path, publish: Publish, path: str, revision: str, said: str
+) -> None:
+    publish(tiny_model, COMMIT)
+
+    with pytest.raises(UserError, match=said) as refused:
+        identify(named(make(), path, revision=revision))
+
+    assert "local_files_only" not in str(refused.value)
+
+
+def test_a_revision_of_a_folder_is_refused(make: Make, tiny_model: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.revision = 'main' is for a hub id"):
+        identify(named(make(), tiny_model, revision="main"))
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["transformer/config.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "vae/*.safetensors"],
+)
+def test_changed_content_of_any_component_is_another_run(make: Make, model: Path, file: str) -> None:
+    config = named(make(), model)
+    before = identify(config)
+    path = next(model.glob(file), None) or next((model / file.partition("/")[0]).iterdir())
+
+    path.write_bytes(path.read_bytes() + b"\n")
+
+    assert identify(config).run != before.run
+
+
+def test_an_edited_plugin_is_another_run_whatever_its_kind(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a method and a reward in files of one folder, which import a helper each
+    helpers = tmp_path / "method_helper.py", tmp_path / "reward_helper.py"
+    for helper in helpers:
+        helper.write_text("SCALE = 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    method = METHOD.format(change="credit.advantage_NP * SCALE")
+    (tmp_path / "judge.py").write_text("from reward_helper import SCALE\n" + REWARD.format(calls=0, then="pass"))
+    (tmp_path / "method.py").write_text("from method_helper import SCALE\n" + method)
+    load_plugin(str(tmp_path / "judge.py"))
+    load_plugin(str(tmp_path / "method.py"))
+    config = make(method={"name": "mine"}, reward={"name": "mine"})
+    runs = [identify(config).run]
+
+    # when a helper or a plugin is edited
+    for path in (*helpers, tmp_path / "judge.py", tmp_path / "method.py"):
+        path.write_text(path.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+        runs.append(identify(config).run)
+    (tmp_path / "unrelated.py").write_text("SCALE = 2.0\n")
+
+    # then each edit is a run of its own, and another file in the folder none
+    assert len(set(runs)) == 5
+    assert identify(config).run == runs[-1]
+
+
+def test_another_version_of_a_library_under_a_plugin_is_another_run(
+    make: Make, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import metadata
+
+    # given a run of a plugin that imports numpy, and one of a shipped method
+    (tmp_path / "method.py").write_text(METHOD.format(change="credit.advantage_NP"))
+    load_plugin(str(tmp_path / "method.py"))
+    config = make(method={"name": "mine"})
+    stopped, shipped = run(config, results, Watcher(stop_after=1)), identify(make()).run
+
+    # when numpy is another
+    own = metadata.version
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1" if name == "numpy" else own(name))
+
+    # then the plugin's run is another; the engine's own libraries stand behind NUMERICS_VERSION
+    with pytest.raises(UserError, match=r"libraries of its method have changed since \(numpy .* then, numpy 0\.0\.1"):
+        resume(stopped.store, Watcher())
+    assert identify(config).run != stopped.record.run
+    assert identify(make()).run == shipped
+
+
+def test_the_device_is_a_setting_and_no_property_of_the_machine_that_plans(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, planned = identify(make()), identify(make(device="cuda"))
+
+    # when the same is asked on a machine with a GPU
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+    # then `auto` means that, a device that was named means the same, and both are in the config as stored
+    assert [one.config.device for one in (here, planned, identify(make()))] == ["cpu", "cuda", "cuda"]
+    assert identify(make()).run == identify(make(device="cuda")).run == planned.run
+    assert identify(make(device="cpu")).run == here.run != planned.run
+
+
+def test_a_run_planned_for_a_gpu_is_refused_where_there_is_none(make: Make, results: Path) -> None:
+    with pytest.raises(UserError, match="device = 'cuda', but torch sees no CUDA device here"):
+        run(make(device="cuda"), results)
+
+    assert not list(results.glob("*/run.json"))
+
+
+def test_paths_are_found_again_from_anywhere_and_are_not_in_the_id(
+    make: Make, model: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a run whose model and prompts were given by relative paths
+    monkeypatch.chdir(tmp_path)
+    absolute = identify(named(make(), model)).run
+    prompts = Path(make().prompts).name
+    config = named(make(prompts=prompts, budget={"iterations": 1.0}), "model")
+    done = run(config, results)
+    assert identify(named(make(prompts=prompts), "model")).run == absolute
+
+    # when it is asked for from a folder in which other things have those names
+    elsewhere = tmp_path / "elsewhere"
+    damage(shutil.copytree(model, elsewhere / "model"))
+    (elsewhere / prompts).write_text("other\nprompts\n")
+    monkeypatch.chdir(elsewhere)
+    drawn = cli_here("sample", done.record.run, "--prompt", "a", "--images", "1")
+
+    # then it is drawn from its own
+    assert drawn.returncode == 0, drawn.stderr
+    stored = stored_config(done.store)
+    assert (stored.model.path, stored.prompts) == (str(model), str(tmp_path / prompts))
+
+
+@pytest.mark.parametrize("asked", ["sample", "run --resume"])
+def test_a_model_that_has_changed_is_not_taken_for_the_runs_own(
+    make: Make, model: Path, results: Path, asked: str
+) -> None:
+    # given a run, and other weights under its model's path
+    stopped = run(named(make(), model), results, Watcher(stop_after=1))
+    damage(model)
+
+    # when it is drawn from, or gone on with
+    options = ["--prompt", "a"] if asked == "sample" else []
+    refused = cli_here(*asked.split(), stopped.record.run, *options)
+
+    assert "its base weights have changed since" in sentence(refused)
+
+
+def test_a_model_that_is_gone_is_one_sentence(make: Make, model: Path, results: Path) -> None:
+    stopped = run(named(make(), model), results, Watcher(stop_after=1))
+    shutil.rmtree(model)
+
+    assert str(model) in sentence(cli_here("sample", stopped.record.run, "--prompt", "a"))
+    assert str(model) in sentence(cli_here("run", "--resume", stopped.record.run))
+
+
+def test_quiet_says_whether_the_result_was_stored_or_fresh() -> None:
+    asked = ("run", "--quiet", "--workload", "gaussian", "--method", "flat", "--budget", "iterations=0")
+
+    first, second, third = (json.loads(cli_here(*asked, *more).stdout) for more in ((), (), ("--again",)))
+
+    assert [one["fresh"] for one in (first, second, third)] == [True, False, True]
+    assert first["run"] == second["run"] == third["run"]
+
+
+def test_runs_of_older_ids_are_read_and_never_matched(tmp_path: Path) -> None:
+    # given a reference run whose hashes cover less, and the same one as if it had been interrupted
+    folder = next((ROOT / "results" / "reference" / "shapes").glob("shapes-flat-s*"))
+    store = RunStore(shutil.copytree(folder, tmp_path / folder.name))
+    assert store.rows() and "policy" not in store.record.hashes
+    store.save_record(store.record.model_copy(update={"status": "interrupted"}))
+
+    # then its config names another run today, and nothing goes on from it
+    assert identify(stored_config(store)).run != store.record.run
+    with pytest.raises(UserError, match="an older grpo-bench made it"):
+        resume(store, Watcher())
