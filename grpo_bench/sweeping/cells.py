@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from grpo_bench.config import RunConfig, Table, merge, parse_rewards
 from grpo_bench.config import recipe as shipped_recipe
@@ -13,7 +14,8 @@ from grpo_bench.resolve import resolve
 from grpo_bench.store.suite import CellRecord, Part, SuiteRecord
 from grpo_bench.sweeping.suite import BASE_LABEL, Override, Suite
 
-Hashes = dict[str, dict[str, str]]
+if TYPE_CHECKING:
+    from grpo_bench.training.run import Ingredients
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def suite_cells(suite: Suite) -> tuple[Cell, ...]:
         for label in suite.methods
     }
     _check_lines(suite, lines)
-    known: Hashes = {}
+    known: dict[str, Ingredients] = {}
     cells = tuple(_identified(wanted, known) for wanted in _wanted(suite, lines))
     _check_duplicates(cells)
     return cells
@@ -139,7 +141,7 @@ def _retuned(config: RunConfig, factor: float) -> RunConfig:
     return config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": rate})})
 
 
-def _identified(wanted: _Wanted, known: Hashes) -> Cell:
+def _identified(wanted: _Wanted, known: dict[str, Ingredients]) -> Cell:
     from grpo_bench.training.run import identify
 
     try:

@@ -54,32 +54,29 @@ class Identity:
     """The run's id."""
 
 
-def identify(config: RunConfig, known: MutableMapping[str, dict[str, str]] | None = None) -> Identity:
+Ingredients = tuple[Base, dict[str, str]]
+"""A config's model, and the hashes of all that is not settings."""
+
+
+def identify(config: RunConfig, known: MutableMapping[str, Ingredients] | None = None) -> Identity:
     """The run that a config names, after the checks that need no model.
 
-    `known` keeps hashes between calls, for many configs whose differences (seeds, budget, optimiser, evaluation) change
-    neither prompts nor weights.
+    `known` keeps models and hashes between calls, for many configs whose differences (seeds, budget, optimiser,
+    evaluation) change neither prompts nor weights.
 
     Raises:
         UserError: anything in the config that does not fit.
     """
     method = make_method(config)
-    base = find_base(config)
-    config = placed(config, base).model_copy(
+    config = config.model_copy(
         update={
             "method": _resolved(config, method.config.model_dump(exclude_none=True)),
             "device": pick_device("auto").type if config.device == "auto" else config.device,
         }
     )
-    check_plan(config, method)
-    if known is None:
-        hashes = _hashes(config, base)
-    else:
-        fresh = RunConfig()
-        same = {"seed": 0, "budget": fresh.budget, "training": fresh.training}
-        evaluation = fresh.evaluation.model_copy(update={"split": config.evaluation.split})
-        key = config.model_copy(update={**same, "evaluation": evaluation}).to_toml()
-        hashes = known[key] if key in known else known.setdefault(key, _hashes(config, base))
+    check_plan(config, method)  # before a model is fetched for a run that cannot be
+    base, hashes = _ingredients(config, {} if known is None else known)
+    config = placed(config, base)
     return Identity(config, hashes, run_id(config, hashes))
 
 
@@ -289,6 +286,17 @@ def _logged(path: Path) -> Iterator[None]:
 
 def _resolved(config: RunConfig, settings: dict[str, object]) -> object:
     return type(config.method)(name=config.method.name, **settings)
+
+
+def _ingredients(config: RunConfig, known: MutableMapping[str, Ingredients]) -> Ingredients:
+    fresh = RunConfig()
+    evaluation = fresh.evaluation.model_copy(update={"split": config.evaluation.split})
+    same = {"seed": 0, "budget": fresh.budget, "training": fresh.training, "evaluation": evaluation}
+    key = config.model_copy(update=same).to_toml()
+    if key not in known:
+        base = find_base(config)
+        known[key] = base, _hashes(config, base)
+    return known[key]
 
 
 def _hashes(config: RunConfig, base: Base) -> dict[str, str]:
