@@ -262,7 +262,10 @@ def _origin(name: str) -> Path | None:
         except Exception:  # a parent package runs its own code
             return None
         file = spec.origin if spec is not None and spec.has_location else None
-    return Path(file) if file is not None else None
+    if file is None:
+        return None
+    path = Path(file)
+    return next((part for part in (path, *path.parents) if part.is_file()), path)  # an archive stands for all in it
 
 
 def _is_standard(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -187,6 +188,23 @@ def test_a_plugins_own_distribution_is_read_although_it_is_installed(
     (site / "my_rewards" / "helper.py").write_text("X = 1\n")
 
     assert changed(load("my_rewards"), site / "my_rewards" / "helper.py", "X = 2\n")
+
+
+def test_an_archive_of_modules_is_read_whole(tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "helpers.zip"
+
+    def pack(text: str) -> bytes:
+        with zipfile.ZipFile(archive, "w") as packed:
+            packed.writestr("packed_helper.py", text)
+        return archive.read_bytes()
+
+    pack("SCALE = 1\n")
+    monkeypatch.syspath_prepend(str(archive))
+    write(tmp_path, {"mine": f"import packed_helper\n{REWARD}"})
+    before = sources_of(load("mine")).digest()
+    pack("SCALE = 2\n")
+
+    assert sources_of(load("mine")).digest() != before
 
 
 def test_a_class_in_no_file_is_refused() -> None:

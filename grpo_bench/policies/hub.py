@@ -16,6 +16,8 @@ def snapshot(source: str, revision: str = "", variant: str = "") -> tuple[Path, 
     Raises:
         UserError: no such repository or revision, or it can neither be fetched nor found in the cache.
     """
+    if Path(source).is_absolute() or source.startswith((".", "~")):
+        raise UserError(f"model {source!r} does not exist; give the folder or hub id of a diffusers pipeline")
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging as diffusers_logging
     from huggingface_hub import constants
