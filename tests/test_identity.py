@@ -215,7 +215,7 @@ def test_paths_are_found_again_from_anywhere_and_are_not_in_the_id(
     # given a run whose model and prompts were given by relative paths
     monkeypatch.chdir(tmp_path)
     absolute = identify(named(make(), model)).run
-    prompts = Path(make().prompts).name
+    prompts = Path(make().prompts.path).name
     config = named(make(prompts=prompts, budget={"iterations": 1.0}), "model")
     done = run(config, results)
     assert identify(named(make(prompts=prompts), "model")).run == absolute
@@ -230,7 +230,7 @@ def test_paths_are_found_again_from_anywhere_and_are_not_in_the_id(
     # then it is drawn from its own
     assert drawn.returncode == 0, drawn.stderr
     stored = stored_config(done.store)
-    assert (stored.model.path, stored.prompts) == (str(model), str(tmp_path / prompts))
+    assert (stored.model.path, stored.prompts.path) == (str(model), str(tmp_path / prompts))
 
 
 @pytest.mark.parametrize("asked", ["sample", "run --resume"])
