@@ -99,8 +99,6 @@ class ModelSection(Section):
     """Folder or hub id of a diffusers pipeline; empty: the workload's own."""
     revision: str = ""
     """Commit, branch or tag of a hub id; empty: its main branch. A stored config has the commit it was resolved to."""
-    variant: str = ""
-    """Of the weight files, such as fp16; empty: those without one, else the only one there is."""
     policy: str = "sd3"
     """Model family, which decides how the pipeline is read."""
     max_sequence_length: int = Field(256, ge=0)

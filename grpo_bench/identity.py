@@ -49,7 +49,7 @@ def find_base(config: RunConfig) -> Base:
     if not _exists(folder):
         from grpo_bench.policies.hub import snapshot
 
-        return Base(*snapshot(source, config.model.revision, config.model.variant))
+        return Base(*snapshot(source, config.model.revision, config.model.variant or ""))
     if config.model.revision and config.model.path:
         raise UserError(
             f"model.revision = {config.model.revision!r} is for a hub id, but {source!r} is a folder here; drop one"
@@ -103,7 +103,7 @@ def outcome_hashes(
 
 def base_hashes(config: RunConfig, base: Base) -> dict[str, str]:
     """Digests of what draws images: the model's files, and the policy that reads them."""
-    weights = content_hash(model_files(base.folder, config.model.variant), base.folder)
+    weights = content_hash(model_files(base.folder, config.model.variant or ""), base.folder)
     return {"weights": weights, **_source("policy", sources_of(POLICIES.get(config.model.policy)))}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from grpo_bench.errors import UserError
+from grpo_bench.errors import UserError, reason
+from grpo_bench.policies.files import NEVER_READ
 
 
 def snapshot(source: str, revision: str = "", variant: str = "") -> tuple[Path, str]:
@@ -32,22 +33,18 @@ def snapshot(source: str, revision: str = "", variant: str = "") -> tuple[Path, 
                     revision=revision or None,
                     variant=variant or None,
                     local_files_only=constants.HF_HUB_OFFLINE,
+                    **dict.fromkeys(NEVER_READ),
                 )
             )
     except Exception as error:  # hub, network and file errors have no common base
+        # The client's word on this is advice about arguments that no command line has.
+        unreached = isinstance(error, OSError) and "cached" in str(error)
+        why = "the hub is not reached, and its cache does not hold it" if unreached else reason(error)
         at = f" at revision {revision!r}" if revision else ""
         raise UserError(
-            f"model {source!r}{at} is no folder here, and cannot be had from the hub ({_reason(error)}); check the "
+            f"model {source!r}{at} is no folder here, and cannot be had from the hub ({why}); check the "
             "path or the id, the network and (for a gated model) your login"
         ) from error
     if folder.parent.name != "snapshots":
         raise UserError(f"model {source!r} lies in {str(folder)!r}, no commit of the hub's cache; give a folder")
     return folder, folder.name
-
-
-def _reason(error: Exception) -> str:
-    """The hub's word, but for its advice on arguments that a command line does not have."""
-    text = " ".join(str(error).split())
-    if "local_files_only" in text or "cached" in text:
-        return "it is not in the hub's cache, and the hub is not reached"
-    return f"{type(error).__name__}: {text[:300].rstrip('.')}"

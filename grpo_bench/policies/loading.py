@@ -21,7 +21,8 @@ from transformers.utils import logging as transformers_logging
 from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError, reason
 from grpo_bench.policies.component import component_class, read_component
-from grpo_bench.policies.files import INDEX, NEVER_READ, Weights, components, model_weights, read_index, read_json
+from grpo_bench.policies.files import INDEX, Weights, components, model_weights, read_index, read_json
+from grpo_bench.policies.hub import snapshot
 
 P = TypeVar("P", bound=DiffusionPipeline)
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
@@ -90,7 +91,6 @@ def open_pipeline(
     *,
     options: Mapping[str, object] = MappingProxyType({}),
     without: Mapping[str, str] = MappingProxyType({}),
-    revision: str | None = None,
 ) -> PipelineFolder[P]:
     """The pipeline at `source`, a folder or hub id; its weights are chosen and not yet read.
 
@@ -100,7 +100,7 @@ def open_pipeline(
         UserError: no such folder or hub id, another kind of pipeline, or a component that is listed but missing.
     """
     variant = settings.variant or ""
-    folder = _folder(kind, source, variant, revision)
+    folder = _folder(kind, source, settings)
     name = read_index(folder).get("_class_name")
     if name != kind.__name__:
         raise UserError(f"model folder {str(folder)!r} holds a {name}, but a {kind.__name__} is needed")
@@ -137,7 +137,7 @@ def _class(library: str, name: str, wanted: object, what: str) -> type:
     return kind
 
 
-def _folder(kind: type[P], source: str, variant: str, revision: str | None) -> Path:
+def _folder(kind: type[P], source: str, settings: ModelSection) -> Path:
     path = Path(source)
     if path.is_dir():
         return path
@@ -148,16 +148,7 @@ def _folder(kind: type[P], source: str, variant: str, revision: str | None) -> P
         )
     if path.exists():
         raise UserError(f"model {source!r} is not a folder and has no {INDEX}; give a diffusers pipeline's folder")
-    known = inspect.signature(kind).parameters
-    skipped = {name: None for name in NEVER_READ if name in known}
-    try:
-        with _quiet():
-            return Path(kind.download(source, variant=variant or None, revision=revision, **skipped))
-    except Exception as error:  # the hub client's errors have no common base
-        raise UserError(
-            f"model {source!r} cannot be loaded as a {kind.__name__}: {reason(error)}; give the folder or hub id of a "
-            "complete diffusers pipeline, and for the hub check the network and (for a gated model) your login"
-        ) from error
+    return snapshot(source, settings.revision, settings.variant or "")[0]
 
 
 @contextmanager
