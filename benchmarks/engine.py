@@ -2,9 +2,10 @@
 
     python benchmarks/engine.py [--method tree] [--model FOLDER] [--device cuda] [--dtype bf16] [--size sd35]
 
-The bare loops call the same transformer on the same batch sizes, in the same precision, and do nothing else: no noise,
-no kernel, no log-prob, no ledger. Rounds of both alternate, so that a busy machine slows both; a ratio is the median of
-the rounds' own, `*_fastest` that of the fastest rounds. Both ratios ought to be at least 0.85.
+The bare loops call the same transformer on the same batch sizes, in the same precision and in the deterministic mode of
+runs, and do nothing else: no noise, no kernel, no log-prob, no ledger. Rounds of both alternate, so that a busy machine
+slows both; a ratio is the median of the rounds' own, `*_fastest` that of the fastest rounds. Both ratios ought to be at
+least 0.85.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.gaussian import Likelihood
 from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.noise import Noise
+from grpo_bench.training.determinism import deterministic
 from grpo_bench.training.objective import Batch, Diagnostics, Objective, default_clip
 from grpo_bench.training.planning import make_method, plan_forest, sampling_schedule
 from grpo_bench.workloads.shapes.parts import make_pipeline
@@ -185,6 +187,7 @@ def prepare(arguments: argparse.Namespace, method: str) -> Bench:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+    deterministic()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)

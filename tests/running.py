@@ -155,9 +155,10 @@ def cli(*args: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
 
 def benchmark_module(name: str) -> ModuleType:
     """`benchmarks/NAME.py`, loaded anew: those are scripts of no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"benchmarks.{name}", ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look up their annotations
     spec.loader.exec_module(module)
     return module
 

@@ -23,6 +23,7 @@ from grpo_bench.store.atomic import saving
 from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import RunStore, point_name
 from grpo_bench.training import checkpoint
+from grpo_bench.training.determinism import deterministic
 from grpo_bench.training.planning import check_plan, make_method
 from grpo_bench.training.session import Session, judges, open_session, pick_device, splits
 from grpo_bench.training.trainer import Observer, Trainer
@@ -213,7 +214,7 @@ def _execute(store: RunStore, observer: Observer, timed: bool) -> Outcome:
 
 
 def _train(store: RunStore, config: RunConfig, observer: Observer) -> bool:
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic()
     session = open_session(config)
     store.save_record(store.record.model_copy(update={"versions": environment()}))
     log.info("clip %.3g, %d trained tensors", session.objective.clip, len(session.policy.parameters()))
