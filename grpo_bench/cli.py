@@ -376,8 +376,9 @@ def _log_to_stderr(verbose: bool) -> None:
     logger = logging.getLogger("grpo_bench")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    if verbose:
-        logger.addHandler(logging.StreamHandler())
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.addHandler(handler)
 
 
 def _finish(outcome: Outcome, *, quiet: bool) -> None:

@@ -162,14 +162,6 @@ def test_states_are_mixed_as_the_scheduler_adds_noise(pipeline: Path, sigma: flo
     torch.testing.assert_close(signal * x0 + spread * eps, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_releasing_the_encoders_frees_them(pipeline: Path) -> None:
-    sd = sd_policy(pipeline)
-    conditioning = sd.encode(PROMPTS)
-    sd.release_encoders()
-    assert sd._pipeline.text_encoder is None
-    assert sd.predict(latents(), torch.full((2,), 0.5), conditioning, 1.0).shape == (2, *LATENT)
-
-
 def test_a_full_checkpoint_is_diffusers_own_and_restores_bit_for_bit(pipeline: Path, tmp_path: Path) -> None:
     trained = shaken(sd_policy(pipeline))
     trained.save(tmp_path)

@@ -101,27 +101,8 @@ def test_prompts_are_encoded_each_by_itself(pipeline: Path) -> None:
     many = sd3.encode([f"a number {i}" for i in range(70)])
     one = sd3.encode(["a number 66"])
     for name, value in one.tensors.items():
-        torch.testing.assert_close(many.tensors[name][66:67], value, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(many.empty[name], one.empty[name], rtol=1e-5, atol=1e-6)
-
-
-def test_releasing_the_encoders_frees_them(pipeline: Path) -> None:
-    # given the encoders' weights, watched
-    import gc
-    import weakref
-
-    sd3 = policy(pipeline)
-    conditioning = sd3.encode(PROMPTS)
-    watched = [
-        weakref.ref(part)
-        for part in (sd3._pipeline.text_encoder, sd3._pipeline.text_encoder_2, sd3._pipeline.tokenizer)
-    ]
-    sd3.release_encoders()
-    gc.collect()
-    assert [reference() for reference in watched] == [None] * 3
-    # and what was encoded is of use still
-    x_BCHW = torch.randn(2, *sd3.latent_shape)
-    assert sd3.predict(x_BCHW, torch.full((2,), 0.5), conditioning, 1.0).shape == x_BCHW.shape
+        assert torch.equal(many.tensors[name][66:67], value)
+        assert torch.equal(many.empty[name], one.empty[name])
 
 
 def test_a_full_checkpoint_is_diffusers_own_and_restores_bit_for_bit(pipeline: Path, tmp_path: Path) -> None:

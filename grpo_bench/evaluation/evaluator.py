@@ -90,7 +90,7 @@ class Evaluator:
         gold: str,
         decode_batch: int,
     ) -> None:
-        self._policy, self._handle, self._conditioning = policy, handle, conditioning
+        self._policy, self._handle, self.conditioning = policy, handle, conditioning
         self.prompts, self._settings, self._rewards = tuple(prompts), settings, rewards
         self._weights, self._gold, self._decode_batch = weights, gold, decode_batch
         self._probe = self._probe_states()
@@ -105,7 +105,7 @@ class Evaluator:
         images = sample(
             self._policy,
             self._handle,
-            self._conditioning,
+            self.conditioning,
             self.prompts,
             self._settings,
             decode_batch=self._decode_batch,
@@ -132,7 +132,7 @@ class Evaluator:
         forest = chains(schedule.sigmas, 1, np.zeros(schedule.steps, dtype=bool))
         noise = Noise(self._settings.seed, EVALUATION + 1, self.prompts[:count], self._policy.latent_shape)
         prompt_B = torch.arange(count, device=self._policy.device)
-        few = self._conditioning.select(prompt_B)
+        few = self.conditioning.select(prompt_B)
         clean_BCHW = grow(forest, schedule, self._handle, few, noise, role="setup").leaf_LPCHW[0]
         stream = generator(self._settings.seed, Purpose.PROBE, 0)
         states = []
@@ -144,7 +144,7 @@ class Evaluator:
 
     def _probe_predictions(self, role: Role = "setup") -> list[Tensor]:
         return [
-            self._handle.predict_all(x_BCHW, sigma, self._conditioning, prompt_B, role)
+            self._handle.predict_all(x_BCHW, sigma, self.conditioning, prompt_B, role)
             for sigma, x_BCHW, prompt_B in self._probe
         ]
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
 from grpo_bench.forest.schedule import Grid, Prediction
+from grpo_bench.policies.texts import Reading, Tokenizer, fixed_batches, read, visiting
 from grpo_bench.sampling.handle import Conditioning
 
 ADAPTER = "default"
@@ -68,13 +69,37 @@ class Policy(ABC):
         """Coefficients of x0 and eps in the state at `sigma`: 1-s and s for a velocity model."""
         return 1 - sigma, sigma
 
-    @abstractmethod
+    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Encode prompts (each once) and the empty prompt."""
+        """Features of the prompts and of the empty one, on the CPU; a prompt's depend on its text alone."""
+        texts = ["", *prompts]
+        with visiting(self._encoders(), self.device):
+            parts = [self._encode(batch) for batch in fixed_batches(texts)]
+            rows = {name: torch.cat([part[name].cpu() for part in parts])[: len(texts)] for name in parts[0]}
+        return Conditioning(
+            {name: value[1:] for name, value in rows.items()}, {name: value[:1] for name, value in rows.items()}
+        )
 
     @abstractmethod
-    def release_encoders(self) -> None:
-        """Free the text encoders; `encode` cannot be called after it."""
+    def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Features of a batch by name, one row a text, each of a length that the settings fix."""
+
+    def _encoders(self) -> Sequence[nn.Module]:
+        """The text encoders: they stay on the CPU, and visit the device while prompts are encoded."""
+        return ()
+
+    def _tokenizers(self) -> Sequence[Tokenizer]:
+        """What cuts prompts before they are encoded; nothing does where there is none."""
+        return ()
+
+    def read(self, prompts: Sequence[str]) -> Iterator[Reading]:
+        """What the policy reads of each prompt: prompts of equal tokens have equal features."""
+        return read(self._tokenizers(), prompts)
+
+    @property
+    def token_limit(self) -> int | None:
+        """The fewest tokens that any tokenizer leaves of a prompt; None: no prompt is cut, and no two read alike."""
+        return min((each.limit for each in self._tokenizers()), default=None)
 
     @abstractmethod
     def decode(self, latent_BCHW: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from torch import Tensor
+from torch import Tensor, nn
 
 from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
@@ -20,10 +20,9 @@ from grpo_bench.forest.schedule import Grid
 from grpo_bench.policies.base import Policy
 from grpo_bench.policies.loading import PipelineFolder, followed, open_pipeline, precisions
 from grpo_bench.policies.size import decoder_scale, latent_size, whole
-from grpo_bench.sampling.handle import Conditioning
+from grpo_bench.policies.texts import Tokenizer
 from grpo_bench.sampling.schedule import timestep_grid
 
-ENCODE_BATCH = 32
 REQUIRED = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
 OPTIONS = {"requires_safety_checker": False}
 FOLLOWED = frozenset(kind.name for kind in KarrasDiffusionSchedulers) - {"EDMEulerScheduler"}
@@ -44,8 +43,9 @@ class SDPolicy(Policy):
 
     def __init__(self, pipeline: StableDiffusionPipeline, settings: ModelSection, device: torch.device) -> None:
         self.settings, self.device = settings, device
-        self._pipeline = pipeline.to(device)
-        self._vae = pipeline.vae
+        self._pipeline = pipeline
+        pipeline.unet.to(device)
+        self._vae = pipeline.vae.to(device)
         self._scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
         self._alpha = self._scheduler.alphas_cumprod.double().numpy()
         self._shape = _latent_shape(pipeline.unet.config, pipeline.vae.config, settings)
@@ -78,25 +78,20 @@ class SDPolicy(Policy):
         alpha = float(self._alpha[min(round(sigma * self._alpha.size), self._alpha.size - 1)])
         return float(np.sqrt(alpha)), float(np.sqrt(1 - alpha))
 
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """CLIP tokens, one row a prompt."""
-        texts = ["", *prompts]
-        tokens = []
-        for start in range(0, len(texts), ENCODE_BATCH):
-            token_BSD, _ = self._pipeline.encode_prompt(
-                texts[start : start + ENCODE_BATCH],
-                device=self.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-            )
-            tokens.append(token_BSD.cpu())  # kept on the CPU: a training set's tokens would not fit beside the model
-        all_NSD = torch.cat(tokens)
-        return Conditioning({"tokens": all_NSD[1:]}, {"tokens": all_NSD[:1]})
+    def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """CLIP tokens."""
+        token_BSD, _ = self._pipeline.encode_prompt(
+            texts, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return {"tokens": token_BSD}
 
-    def release_encoders(self) -> None:
-        """Free the text encoder and tokenizer."""
-        self._pipeline.text_encoder = self._pipeline.tokenizer = None
+    def _encoders(self) -> Sequence[nn.Module]:
+        """One CLIP."""
+        return [self._pipeline.text_encoder]
+
+    def _tokenizers(self) -> Sequence[Tokenizer]:
+        """Its own."""
+        return [Tokenizer(self._pipeline.tokenizer, self._pipeline.tokenizer.model_max_length)]
 
     @torch.no_grad()
     def decode(self, latent_BCHW: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from diffusers import StableDiffusion3Pipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
@@ -15,9 +15,8 @@ from grpo_bench.forest.schedule import Grid
 from grpo_bench.policies.base import Policy
 from grpo_bench.policies.loading import PipelineFolder, followed, open_pipeline, precisions
 from grpo_bench.policies.size import decoder_scale, latent_size, whole
-from grpo_bench.sampling.handle import Conditioning
+from grpo_bench.policies.texts import Tokenizer
 
-ENCODE_BATCH = 32
 REQUIRED = ("transformer", "vae", "scheduler", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 """What cannot be left out of the pipeline's index; T5 can."""
 T5 = ("text_encoder_3", "tokenizer_3")
@@ -50,8 +49,9 @@ class SD3Policy(Policy):
 
     def __init__(self, pipeline: StableDiffusion3Pipeline, settings: ModelSection, device: torch.device) -> None:
         self.settings, self.device = settings, device
-        self._pipeline = pipeline.to(device)
-        self._vae = pipeline.vae
+        self._pipeline = pipeline
+        pipeline.transformer.to(device)
+        self._vae = pipeline.vae.to(device)
         self._scheduler = pipeline.scheduler
         self._shape = _latent_shape(pipeline.transformer.config, pipeline.vae.config, settings)
         self._adopt(pipeline.transformer)
@@ -82,30 +82,30 @@ class SD3Policy(Policy):
             self._scheduler.set_timesteps(steps, **options)
         return Grid(np.asarray(self._scheduler.sigmas, dtype=np.float64))
 
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """CLIP and (where there is one) T5 tokens and the pooled CLIP vectors, one row a prompt."""
-        texts = ["", *prompts]
-        tokens, pooled = [], []
-        for start in range(0, len(texts), ENCODE_BATCH):
-            token_BSD, _, pooled_BD, _ = self._pipeline.encode_prompt(
-                texts[start : start + ENCODE_BATCH],
-                None,
-                None,
-                device=self.device,
-                do_classifier_free_guidance=False,
-                max_sequence_length=self.settings.max_sequence_length,
-            )
-            # Kept on the CPU: a training set's tokens would not fit beside the model.
-            tokens.append(token_BSD.cpu())
-            pooled.append(pooled_BD.cpu())
-        both = {"tokens": torch.cat(tokens), "pooled": torch.cat(pooled)}
-        return Conditioning({k: v[1:] for k, v in both.items()}, {k: v[:1] for k, v in both.items()})
+    def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """CLIP and (where there is one) T5 tokens, and the pooled CLIP vectors."""
+        token_BSD, _, pooled_BD, _ = self._pipeline.encode_prompt(
+            texts,
+            None,
+            None,
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.settings.max_sequence_length,
+        )
+        return {"tokens": token_BSD, "pooled": pooled_BD}
 
-    def release_encoders(self) -> None:
-        """Free the text encoders and tokenizers."""
-        for name in ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3"):
-            setattr(self._pipeline, name, None)
+    def _encoders(self) -> Sequence[nn.Module]:
+        """Two CLIPs, and T5 where there is one."""
+        parts = self._pipeline.text_encoder, self._pipeline.text_encoder_2, self._pipeline.text_encoder_3
+        return [part for part in parts if part is not None]
+
+    def _tokenizers(self) -> Sequence[Tokenizer]:
+        """Theirs: the pipeline cuts for both CLIPs as the first one's tokenizer says."""
+        pipeline = self._pipeline
+        clip = [Tokenizer(each, pipeline.tokenizer_max_length) for each in (pipeline.tokenizer, pipeline.tokenizer_2)]
+        if pipeline.tokenizer_3 is None:
+            return clip
+        return [*clip, Tokenizer(pipeline.tokenizer_3, self.settings.max_sequence_length)]
 
     @torch.no_grad()
     def decode(self, latent_BCHW: Tensor) -> Tensor:

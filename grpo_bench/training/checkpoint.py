@@ -59,7 +59,7 @@ def check_sound(session: Session) -> None:
         if not bool(torch.isfinite(weight).all()):
             raise Diverged(f"the weight {name} holds a NaN or Inf {after}")
     policy = session.policy
-    conditioning = session.conditioning.select(torch.zeros(1, dtype=torch.int64)).to(policy.device)
+    conditioning = session.evaluator.conditioning.select(torch.zeros(1, dtype=torch.int64, device=policy.device))
     x_BCHW = torch.zeros((1, *policy.latent_shape), device=policy.device)
     sigma_B = torch.full((1,), 0.5, device=policy.device)
     handle = Metered(policy, Ledger(), guidance=session.handle.guidance, batch=1)

@@ -21,13 +21,14 @@ from grpo_bench.method import Method, MethodConfig
 from grpo_bench.policies.base import Policy
 from grpo_bench.registry import POLICIES, WORKLOADS
 from grpo_bench.sampling.gaussian import Likelihood
-from grpo_bench.sampling.handle import Conditioning, Metered
+from grpo_bench.sampling.handle import Metered
 from grpo_bench.sampling.kernels import check_kernel
 from grpo_bench.sampling.noise import Purpose, generator
 from grpo_bench.training.behaviour import Behaviour
 from grpo_bench.training.ema import Ema
 from grpo_bench.training.objective import Objective, default_clip
 from grpo_bench.training.planning import check_grid, make_method, needs_reference, plan_forest, sampling_schedule
+from grpo_bench.training.prompts import Encoded, told_apart
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Session:
     optimiser: torch.optim.AdamW
     likelihood: Likelihood
     prompts: tuple[str, ...]
-    conditioning: Conditioning
+    encoded: Encoded
     evaluator: Evaluator
     ema: Ema
     behaviour: Behaviour
@@ -118,7 +119,7 @@ def judges(config: RunConfig) -> Rewards:
 
 
 def open_session(config: RunConfig) -> Session:
-    """Load, encode, release the encoders, measure the base's velocities, warm up; all of it in the phase `setup`.
+    """Load, encode the held-out prompts, measure the base's velocities, warm up; all of it in the phase `setup`.
 
     Raises:
         UserError: anything in the config that does not fit.
@@ -140,15 +141,14 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
     with torch.random.fork_rng():  # adapters are drawn from torch's global stream
         torch.manual_seed(config.seed)
         policy = load_policy(config, device)
-    conditioning, eval_conditioning = policy.encode(prompts["train"]), policy.encode(held_out)
-    policy.release_encoders()
+    train = told_apart(policy, prompts)
     training = config.training
     handle = Metered(policy, ledger, guidance=config.sampling.guidance, batch=training.rollout_batch)
     schedule = sampling_schedule(config.sampling, policy.grid)
     evaluator = Evaluator(
         policy,
         Metered(policy, ledger, guidance=config.evaluation.guidance, batch=training.rollout_batch),
-        eval_conditioning.to(device),
+        policy.encode(held_out).to(device),
         held_out,
         config.evaluation,
         rewards,
@@ -171,8 +171,8 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
         objective=_objective(config, method, handle, likelihood, behaviour),
         optimiser=_optimiser(config, policy),
         likelihood=likelihood,
-        prompts=prompts["train"],
-        conditioning=conditioning,
+        prompts=train,
+        encoded=Encoded(policy, train),
         evaluator=evaluator,
         ema=Ema(policy, training),
         behaviour=behaviour,
@@ -237,10 +237,10 @@ def warm_up(session: Session) -> None:
     stream = generator(config.seed, Purpose.WARMUP, 0)
     for size, gradient in [(s, False) for s in sorted(rollout)] + [(s, True) for s in sorted(train)]:
         x_BCHW = torch.from_numpy(stream.standard_normal((size, *policy.latent_shape), dtype=np.float32))
-        row_B = torch.zeros(size, dtype=torch.int64)
+        row_B = torch.zeros(size, dtype=torch.int64, device=policy.device)
         sigma_B = torch.full((size,), 0.5, device=policy.device)
         with torch.set_grad_enabled(gradient):
-            conditioning = session.conditioning.select(row_B).to(policy.device)
+            conditioning = session.evaluator.conditioning.select(row_B)
             v_BCHW = handle.predict(x_BCHW.to(policy.device), sigma_B, conditioning, "setup")
             if gradient:
                 v_BCHW.square().mean().backward()

@@ -124,12 +124,13 @@ class Trainer:
     def _iterate(self, forest: Forest) -> None:
         session, before, started = self.session, self._ledger.counts(), self._ledger.seconds
         spent_before = self._ledger.nfe
-        with self._ledger.phase("rollout"):
+        with self._ledger.phase("setup"):  # encoding is no part of what methods differ in
             index_P = iteration_prompts(
                 self._config.seed, self._ledger.iterations, len(session.prompts), self._config.training.prompts
             )
-            prompts = [session.prompts[index] for index in index_P]
-            conditioning = session.conditioning.select(torch.as_tensor(index_P)).to(session.policy.device)
+            conditioning = session.encoded.rows(index_P)
+        prompts = [session.prompts[index] for index in index_P]
+        with self._ledger.phase("rollout"):
             noise = Noise(self._config.seed, self._ledger.iterations, prompts, session.policy.latent_shape)
             with session.behaviour.applied():
                 grown = grow(

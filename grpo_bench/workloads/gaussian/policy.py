@@ -22,7 +22,6 @@ from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
 from grpo_bench.forest.schedule import Grid
 from grpo_bench.policies.base import Policy
-from grpo_bench.sampling.handle import Conditioning
 from grpo_bench.sampling.schedule import shifted_grid
 from grpo_bench.workloads.gaussian.clouds import NUMBERS, SHAPE, cloud
 from grpo_bench.workloads.gaussian.judge import REACH
@@ -126,22 +125,15 @@ class GaussianPolicy(Policy):
         """SD3's grid, on which plans are drawn where no model is loaded."""
         return Grid(shifted_grid(steps))
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
+    def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Each prompt's mean (D,), spectrum (D,) and basis (D, D), fp32; the empty prompt has its own."""
-
-        def rows(texts: Sequence[str]) -> dict[str, Tensor]:
-            clouds = [cloud(text) for text in texts]
-            columns = {
-                "mean": [c.mean for c in clouds],
-                "spectrum": [c.spectrum for c in clouds],
-                "basis": [c.basis for c in clouds],
-            }
-            return {name: torch.tensor(np.array(values), dtype=torch.float32) for name, values in columns.items()}
-
-        return Conditioning(rows(prompts), rows([""]))
-
-    def release_encoders(self) -> None:
-        """There are none."""
+        clouds = [cloud(text) for text in texts]
+        columns = {
+            "mean": [c.mean for c in clouds],
+            "spectrum": [c.spectrum for c in clouds],
+            "basis": [c.basis for c in clouds],
+        }
+        return {name: torch.tensor(np.array(values), dtype=torch.float32) for name, values in columns.items()}
 
     @torch.no_grad()
     def decode(self, latent_BCHW: Tensor) -> Tensor:
