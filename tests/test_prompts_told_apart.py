@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from running import arguments, cli_here, sentence, settings
 from tiny import CPU, policy, tokenizer
 from tinysd import make_sd, sd_policy
 
@@ -185,3 +186,26 @@ def test_of_a_hundred_thousand_prompts_only_suspects_are_read(sd3: SD3Policy, mo
 
     assert len(told_apart(sd3, given)) == 100_002
     assert sorted(seen) == sorted([LONG * 2, "x" * 15, "A b", "a b", "y" * 20])
+
+
+def test_a_run_says_once_what_is_cut_and_dropped(tiny_model: Path, tmp_path: Path, results: Path) -> None:
+    # given two training prompts that differ in case, one of them held out, and one that is too long
+    path = tmp_path / "prompts.txt"
+    path.write_text(f"a fox\nA Bear\n{LONG}cat\nan owl\na bear\n", encoding="utf-8")
+
+    done = cli_here("run", *arguments(settings(tiny_model, path, budget={"iterations": 1.0})), "--quiet")
+
+    cut, dropped = done.stderr.splitlines()
+    assert cut == "1 of 5 prompts are cut to the 16 tokens that the model reads of them"
+    assert dropped == "1 of 4 training prompts are dropped: the model cannot tell 'A Bear' from the held-out 'a bear'"
+    log_text = (next(results.iterdir()) / "run.log").read_text(encoding="utf-8")
+    assert done.returncode == 0 and log_text.count(cut) == log_text.count(dropped) == 1
+
+
+def test_a_run_with_nothing_left_to_train_on_leaves_no_folder(tiny_model: Path, tmp_path: Path, results: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("".join(f"{LONG}{name}\n" for name in ("cat", "dog", "owl")), encoding="utf-8")
+
+    said = sentence(cli_here("run", *arguments(settings(tiny_model, path))))
+
+    assert "no prompt is left to train on" in said and not list(results.glob("prompts-*"))
