@@ -195,7 +195,7 @@ def test_quiet_run_prints_one_json_line(base: list[str], results: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
     said = json.loads(done.stdout)
-    assert set(said) == {"run", "status", "gold", "proxy", "nfe", "seconds"}
+    assert set(said) == {"run", "status", "fresh", "gold", "proxy", "nfe", "seconds"}
     assert run_names(results) == [said["run"]] and said["status"] == "done"
     rows = RunStore(results / said["run"]).rows()
     assert said["gold"] == {"base": rows[0]["gold"], "final": rows[-1]["gold"]}
@@ -235,7 +235,7 @@ def test_a_finished_run_is_shown_again(base: list[str], results: Path) -> None:
     first, second = cli_here(*base, "--quiet"), cli_here(*base, "--quiet")
     shown = cli_here(*base)
 
-    assert first.stdout == second.stdout
+    assert json.loads(first.stdout) | {"fresh": False} == json.loads(second.stdout)
     assert "--again" in shown.stdout and "iteration" not in shown.stderr
     again = cli_here(*base, "--quiet", "--again")
     assert json.loads(again.stdout)["seconds"] != json.loads(first.stdout)["seconds"]
@@ -258,7 +258,8 @@ def test_a_recipes_stored_config_runs_the_same_run(base: list[str], results: Pat
     stored = results / first["run"] / "config.toml"
     assert tomllib.loads(stored.read_text(encoding="utf-8"))["recipe"] == "dancegrpo"
 
-    assert cli_here("run", "--config", str(stored), "--quiet").stdout == done.stdout
+    again = json.loads(cli_here("run", "--config", str(stored), "--quiet").stdout)
+    assert again == first | {"fresh": False}
 
 
 def test_results_go_where_they_are_sent(

@@ -283,7 +283,7 @@ def test_changed_weights_are_not_resumed(make: Make, results: Path, tmp_path: Pa
     stopped = run(make(model={"path": str(model)}), results, Watcher(stop_after=1))
     make_model(model, seed=1)
 
-    with pytest.raises(UserError, match="cannot be resumed: its weights"):
+    with pytest.raises(UserError, match="cannot be resumed: its base weights"):
         resume(stopped.store, Watcher())
 
 

@@ -42,7 +42,7 @@ from grpo_bench import Method, Reward, chains
 
 
 class Falls(Method):
-    """A pair of chains that fails in its second iteration while a file stands beside it."""
+    """A pair of chains that fails in its second iteration while a folder stands beside it."""
 
     name = "falls"
 
@@ -116,7 +116,7 @@ def trip(tmp_path: Path) -> Iterator[Path]:
     plugin, wire = tmp_path / "plugin.py", tmp_path / "wire"
     plugin.write_text(PLUGIN.replace("{trip}", str(wire)), encoding="utf-8")
     load_plugin(str(plugin))
-    wire.touch()
+    wire.mkdir()  # a file that a plugin names would be a part of it
     yield wire
     for registry, name in ((METHODS, "falls"), (REWARDS, "nothing")):
         with suppress(KeyError):
@@ -147,7 +147,7 @@ def test_failed_cells_are_shown_and_retried_only_on_request(trip: Path, tmp_path
     states = swept(cells, tmp_path)
     assert [states[cell.run].kind for cell in cells] == ["done", "done", "failed"]
     assert "over a wire" in states[cells[2].run].reason
-    trip.unlink()
+    trip.rmdir()
 
     untouched = Here()
     assert swept(cells, tmp_path, untouched)[cells[2].run].kind == "failed"
