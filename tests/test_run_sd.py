@@ -97,8 +97,9 @@ def test_the_other_methods_run_too(make_run: Make, results: Path, other: Table) 
 
 
 def test_training_along_a_flow_is_refused(make_run: Make, results: Path) -> None:
-    with pytest.raises(UserError, match="'nft' noises images along a flow, and kernel 'ddim' is for models that"):
-        run(make_run(method={"name": "nft", "group": 2}), results)
+    for kernel, reason in (("ddim", "kernel 'ddim' is for models that"), ("ode", "policy 'sd' predicts epsilon")):
+        with pytest.raises(UserError, match=f"'nft' noises images along a flow, and {reason}"):
+            run(make_run(method={"name": "nft", "group": 2}, sampling={"kernel": kernel}), results)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -87,6 +87,11 @@ def load_policy(config: RunConfig, device: torch.device) -> Policy:
     kind = POLICIES.get(config.model.policy)
     check_kernel(config.sampling.kernel, kind.prediction)  # before gigabytes are read for a run that cannot be
     check_grid(config.sampling, kind.prediction)
+    if config.sampling.kernel == "ode" and kind.prediction == "epsilon":
+        raise UserError(  # only training on the forward process gets here with this kernel
+            f"method {config.method.name!r} noises images along a flow, and policy {config.model.policy!r} predicts "
+            "epsilon; choose another method or model"
+        )
     return kind.load(str(find_base(config).folder), config.model, device)
 
 
