@@ -17,6 +17,7 @@ from grpo_bench.conformance.plan import check_plan
 from grpo_bench.conformance.process import check_process
 from grpo_bench.conformance.ratio import check_ratio
 from grpo_bench.conformance.resume import check_resume
+from grpo_bench.conformance.scale import check_scale
 from grpo_bench.conformance.source import check_source
 from grpo_bench.conformance.subject import Subject
 from grpo_bench.errors import UserError
@@ -28,6 +29,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "credit": check_credit,
         "order": check_order,
         "descendants": check_descendants,
+        "scale": check_scale,
         "process": check_process,
         "identity": check_identity,
         "ratio": check_ratio,

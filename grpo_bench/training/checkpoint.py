@@ -18,6 +18,7 @@ from torch import Tensor
 from grpo_bench.errors import Diverged
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.sampling.handle import Metered
+from grpo_bench.training.credit_log import CreditLog
 from grpo_bench.training.session import Session
 
 OPTIMISER = "optimiser.safetensors"
@@ -43,6 +44,7 @@ def save(folder: Path, session: Session) -> None:
         "ledger": session.ledger.state_dict(),
         "method": json.loads(json.dumps(session.method.state_dict())),
         "evaluated_nfe": session.evaluated_nfe,
+        "credit_log": json.loads(json.dumps(session.credit_log.state_dict())),
     }
     (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 
@@ -77,6 +79,7 @@ def load(folder: Path, session: Session) -> None:
     session.ledger.load_state_dict(state["ledger"])
     session.method.load_state_dict(state["method"])
     session.evaluated_nfe = state["evaluated_nfe"]
+    session.credit_log = CreditLog(**state.get("credit_log", {}))  # checkpoints of earlier versions have none
 
 
 @contextmanager

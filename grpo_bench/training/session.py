@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from grpo_bench.sampling.handle import Metered
 from grpo_bench.sampling.kernels import check_kernel
 from grpo_bench.sampling.noise import Purpose, generator
 from grpo_bench.training.behaviour import Behaviour
+from grpo_bench.training.credit_log import CreditLog
 from grpo_bench.training.ema import Ema
 from grpo_bench.training.objective import Objective, default_clip
 from grpo_bench.training.planning import check_grid, make_method, needs_reference, plan_forest, sampling_schedule
@@ -53,6 +54,7 @@ class Session:
     ema: Ema
     behaviour: Behaviour
     evaluated_nfe: int = -1
+    credit_log: CreditLog = field(default_factory=CreditLog)
 
 
 def pick_device(wanted: Device = "auto") -> torch.device:

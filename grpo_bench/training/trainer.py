@@ -27,6 +27,7 @@ from grpo_bench.training.checkpoint import check_sound
 from grpo_bench.training.objective import Batch, Diagnostics
 from grpo_bench.training.planning import frozen_evaluations, iteration_cost, plan_forest
 from grpo_bench.training.session import Session, iteration_prompts
+from grpo_bench.training.slope import slopes
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +185,10 @@ class Trainer:
         _check_credit(credit, forest, rollout.logp_NP.shape[1])
         weight_N = session.method.weights(forest, session.schedule)
         clip = self._config.objective.advantage_clip
+        slope_NP = slopes(
+            session.method, forest, session.schedule, credit, weight_N, clip=session.objective.clip, advantage_clip=clip
+        )
+        session.credit_log.see(rollout, credit, slope_NP)
         return Batch.credited(
             forest, session.schedule, grown, conditioning, credit, weight_N, noise, advantage_clip=clip
         )
@@ -240,7 +245,8 @@ class Trainer:
         with self._ledger.phase("eval"), self.session.ema.applied():
             evaluation = self.session.evaluator.evaluate()
         self.session.evaluated_nfe = self._ledger.nfe
-        row = self._ledger.row() | evaluation.columns
+        row = self._ledger.row() | evaluation.columns | self.session.credit_log.columns()
+        self.session.credit_log.clear()
         with self._ledger.phase("io"):
             self._recorder.point(row, evaluation)
         log.info("point at %d nfe: proxy %.4f, gold %.4f", self._ledger.nfe, row["proxy"], row["gold"])

@@ -1,0 +1,94 @@
+"""How hard a method's credit pulls: the derivative of its loss by the log-prob, where the policy is still unchanged."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.rollout import Credit, Floats, Ints
+from grpo_bench.forest.schedule import Schedule
+from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
+
+LATENT = (1, 2, 2)
+"""The shape of made-up latents of the forward process."""
+
+
+def slopes(
+    method: Method[MethodConfig],
+    forest: Forest,
+    schedule: Schedule,
+    credit: Credit,
+    weight_N: Floats | None,
+    *,
+    clip: float,
+    advantage_clip: float,
+) -> Floats:
+    """d loss / d log-prob (N, P) at ratio 1 of each kept edge, -w A for the shared loss; NaN where nothing is trained.
+
+    It is asked of the method's own `edge_loss`, with equal old and new means. On the forward process it is asked of
+    `forward_loss` on made-up latents: d loss / d -e at the leaf, where e is the squared error of the predicted x_0 over
+    its mean absolute error, as DiffusionNFT has it; its slope is then -A too. No policy is evaluated.
+    """
+    slope_NP = np.full(credit.advantage_NP.shape, np.nan)
+    advantage_NP = np.clip(credit.advantage_NP, -advantage_clip, advantage_clip)
+    if forest.forward_draws:
+        leaf_LP = advantage_NP[forest.leaves_L]
+        slope_NP[forest.leaves_L] = _forward(method, schedule, leaf_LP.ravel(), advantage_clip).reshape(leaf_LP.shape)
+        return slope_NP
+    keep_NP = np.broadcast_to(forest.trained_N[:, None], advantage_NP.shape)
+    keep_NP = keep_NP if credit.keep_NP is None else keep_NP & credit.keep_NP
+    node_M, _ = np.nonzero(keep_NP)
+    weight_M = np.ones(len(node_M)) if weight_N is None else weight_N[node_M]
+    step_M: Ints = forest.depth_N[node_M] - 1
+    slope_NP[keep_NP] = _edges(method, schedule, step_M, advantage_NP[keep_NP], weight_M, clip)
+    return slope_NP
+
+
+def _edges(
+    method: Method[MethodConfig], schedule: Schedule, step_M: Ints, advantage_M: Floats, weight_M: Floats, clip: float
+) -> Floats:
+    logp, mean = torch.zeros(len(step_M), requires_grad=True), torch.zeros(len(step_M), 1, 1, 1)
+    batch = EdgeBatch(
+        logp=logp,
+        logp_old=torch.zeros(len(step_M)),
+        mean=mean,
+        std=_tensor(schedule.std_T[step_M]),
+        h=_tensor(schedule.h_T[step_M]),
+        advantage=_tensor(advantage_M),
+        weight=_tensor(weight_M),
+        clip=clip,
+        old_mean=mean.clone(),
+        reference_mean=mean.clone(),
+    )
+    with torch.enable_grad():
+        loss = method.edge_loss(batch)
+        values: Floats = _gradient(loss, logp).double().numpy()
+    return values
+
+
+def _forward(method: Method[MethodConfig], schedule: Schedule, advantage_D: Floats, advantage_clip: float) -> Floats:
+    stream = torch.Generator().manual_seed(0)
+    x_0, eps, old = (torch.randn(len(advantage_D), *LATENT, generator=stream) for _ in range(3))
+    t_D = _tensor(schedule.sigmas[np.arange(len(advantage_D)) % schedule.steps])
+    t_D111 = t_D.view(-1, 1, 1, 1)
+    x_t, v = (1 - t_D111) * x_0 + t_D111 * eps, old.clone().requires_grad_()
+    batch = ForwardBatch(x_0, t_D, x_t, v, _tensor(advantage_D), advantage_clip, old.clone(), old.clone())
+    with torch.enable_grad():
+        error = (x_t - t_D111 * v - x_0).flatten(1)
+        fit = -(error.square() / error.detach().abs().mean(1, keepdim=True)).mean(1)
+        along, loss = (_gradient(value, v).flatten(1).double() for value in (fit, method.forward_loss(batch)))
+    values: Floats = ((along * loss).sum(1) / along.square().sum(1)).numpy()
+    return values
+
+
+def _tensor(values: Floats) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float32)
+
+
+def _gradient(value: Tensor, wrt: Tensor) -> Tensor:
+    """Zero where the value does not depend on it."""
+    if not value.requires_grad:
+        return torch.zeros_like(wrt)
+    return torch.autograd.grad(value.sum(), wrt, materialize_grads=True)[0]
