@@ -47,10 +47,10 @@ def test_a_sound_method_passes_line_by_line() -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == "tree"
     assert all(line.startswith(("  PASS  ", "  skip  ")) for line in lines[1:-1])
-    # and each of the nine checks is there, with its figure and bound where it counts something
+    # and each of the checks is there, with its figure and bound where it counts something
     names = [line.split()[1] for line in lines[1:-1]]
-    nine = ["ratio", "zero-sum", "identity", "monotone", "gradient", "cost", "ascent", "resume", "source"]
-    assert set(nine) <= set(names)
+    checks = ["ratio", "zero-sum", "identity", "monotone", "gradient", "cost", "ascent", "resume", "source"]
+    assert {*checks, "descendants", "scale", "process"} <= set(names)
     (gradient,) = (line.split() for line in lines if line.startswith("  PASS  gradient "))
     assert float(gradient[2]) <= float(gradient[4]) == 1e-5
     assert "0 failed" in lines[-1]

@@ -1,4 +1,4 @@
-"""All nine checks of one method, in the order of the rules."""
+"""All checks of one method, in the order of the rules."""
 
 from __future__ import annotations
 
