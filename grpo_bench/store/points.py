@@ -114,10 +114,13 @@ def _damaged(path: Path, detail: str, mend: str = "") -> UserError:
 
 
 def read_rows(path: Path) -> list[dict[str, Value]]:
-    """The rows of a points file, integers as integers; no file, no rows. Raises UserError as `read_points` does."""
+    """The rows of a points file as they were written, integers as integers; a null is a value that a row lacks.
+
+    No file, no rows. Raises UserError as `read_points` does.
+    """
     try:
         table = read_points(path)
     except FileNotFoundError:
         return []
     rows: list[dict[str, Value]] = table.to_pylist()
-    return rows
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
