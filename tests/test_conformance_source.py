@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from grpo_bench.conformance.source import source_faults
+from grpo_bench.conformance.source import check_source, source_faults
+from grpo_bench.conformance.subject import Subject
+from grpo_bench.registry import METHODS, load_plugin
 
 ROOT = Path(__file__).parent.parent
 REACHES = ("gc", "inspect", "ctypes", "sys", "importlib", "builtins", "traceback", "runpy")
@@ -96,6 +98,21 @@ def test_what_a_method_may_not_use_is_named_with_its_line(source: str, words: st
 )
 def test_what_a_method_needs_is_allowed(source: str) -> None:
     assert list(source_faults(textwrap.dedent(source))) == []
+
+
+def test_a_helper_that_a_method_imports_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "b_helper.py").write_text("import numpy\nimport gc\n")
+    (tmp_path / "b_method.py").write_text(
+        "import b_helper\nfrom grpo_bench import Method\n"
+        "class Mine(Method):\n    name = 'with-a-helper'\n    def plan(self, iteration, rng, schedule):\n        ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = dict(METHODS._plugins)
+    load_plugin("b_method")
+    (finding,) = check_source(Subject("with-a-helper"))
+    METHODS._plugins.clear()
+    METHODS._plugins.update(before)
+    assert finding.passed is False and finding.sentence.startswith("b_helper.py, line 2: it imports gc")
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("methods/*.py")), ids=lambda path: path.name)

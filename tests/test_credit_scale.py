@@ -127,7 +127,8 @@ def test_a_run_has_both_columns_but_at_its_base(make: Make, tmp_path: Path) -> N
     # a pair's z-scores are -1 and 1 wherever the two images differ
     assert rows[0].get("credit_scale") is None and rows[0].get("zero_spread") is None
     assert [row["credit_scale"] for row in rows[1:]] == [1.0, 1.0]
-    assert [row["zero_spread"] for row in rows[1:]] == [0.0, 0.0]
+    # and of the two prompts' pairs of images none, one or both compress alike
+    assert {row["zero_spread"] for row in rows[1:]} <= {0.0, 0.5, 1.0}
 
 
 def test_a_resumed_run_has_the_same_columns(make: Make, tmp_path: Path) -> None:
