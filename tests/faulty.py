@@ -380,6 +380,43 @@ class ForwardTimesTen(DiffusionNFT):
         return 10 * super().forward_loss(batch)
 
 
+class EveryTenth(Chains):
+    """Every tenth iteration has the wrong sign, from the fifth on."""
+
+    name = "every-tenth"
+
+    def __init__(self, config: MethodConfig) -> None:
+        super().__init__(config)
+        self.now = 0
+
+    def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
+        self.now = iteration
+        return super().plan(iteration, rng, schedule)
+
+    def changed(self, rollout: Rollout, advantage_NP: np.ndarray) -> np.ndarray:
+        return -advantage_NP if self.now % 10 == 5 else advantage_NP
+
+
+class Words(Chains):
+    """Prompts with a number word in them count more."""
+
+    name = "words"
+
+    def changed(self, rollout: Rollout, advantage_NP: np.ndarray) -> np.ndarray:
+        return advantage_NP * np.array([1.0 + 0.5 * ("two" in prompt) for prompt in rollout.prompts])
+
+
+class FirstPromptsStd(Chains):
+    """Every prompt's rewards are divided by the std of the first."""
+
+    name = "first-prompts-std"
+
+    def changed(self, rollout: Rollout, advantage_NP: np.ndarray) -> np.ndarray:
+        (reward_LP,) = rollout.rewards.values()
+        std_P = reward_LP.std(axis=0)
+        return advantage_NP * std_P / np.maximum(std_P[0], 1e-6)
+
+
 # Writing where it should read ----------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,10 @@ REACHES = ("gc", "inspect", "ctypes", "sys", "importlib", "builtins", "traceback
         ("from grpo_bench import Rollout\nRollout.terms = None", "it changes grpo_bench.Rollout"),
         ("import torch\ntorch.exp = torch.sin", "it changes torch, which is not its own"),
         ("import numpy as np\nnp.core.x['a'] += 1", "it changes numpy.core.x"),
+        ("import numpy as np\nnow = np.datetime64('now')", "it uses numpy.datetime64, which can tell the time"),
+        ("import numpy as np\nx = np.load('x.npy')", "it uses numpy.load"),
+        ("import torch\ntorch.save(1, 'x.pt')", "it uses torch.save"),
+        ("import torch\ntorch.set_num_threads(4)", "global settings are nobody's to change"),
         ("x = 0\ndef f():\n    global x", "it changes the module's x; what a method remembers"),
     ],
 )

@@ -25,6 +25,7 @@ def check_credit(subject: Subject) -> Iterator[Finding]:
     yield _zero_sum(subject)
     yield _affine(subject)
     yield _permutation(subject)
+    yield _alike(subject)
 
 
 def _faults(scored: Scored) -> Iterator[str]:
@@ -111,6 +112,20 @@ def _permutation(subject: Subject) -> Finding:
             "matter",
         )
     return worst.finding("four prompts in another order in each iteration", "")
+
+
+def _alike(subject: Subject) -> Finding:
+    """In the first iteration, before a method can remember anything of a prompt."""
+    worst = Worst("alike", ROUNDING)
+    (scored,) = play(subject, Scene(iterations=(0,), change=lambda turn, reward_LP: reward_LP[:, :1].repeat(4, axis=1)))
+    difference_NP = np.abs(scored.credit.advantage_NP - scored.credit.advantage_NP[:, :1])
+    node, prompt = (int(i) for i in np.unravel_index(np.argmax(difference_NP), difference_NP.shape))
+    worst.see(
+        float(difference_NP[node, prompt]),
+        f"credit: prompts 0 and {prompt} got the same rewards, but the advantages of node {node} differ by "
+        f"{difference_NP[node, prompt]:.4g}; neither a prompt's words nor its place may matter",
+    )
+    return worst.finding("the same rewards for four prompts", "")
 
 
 def _order(turn: int) -> list[int]:

@@ -101,7 +101,7 @@ def _local(subject: Subject) -> Finding:
     if not subject.method().local:
         return Finding("local", None, "the method says that other prompts' rewards count (local is False)")
     worst = Worst("local", 1e-12)
-    for other in range(1, len(PROMPTS)):
+    for other in range(len(PROMPTS)):
 
         def change(turn: int, reward_LP: Floats, prompt: int = other) -> Floats:
             changed_LP = reward_LP.copy()

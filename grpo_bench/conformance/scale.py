@@ -36,9 +36,17 @@ def check_scale(subject: Subject) -> Iterator[Finding]:
     low, high = OWN_UNITS.get(subject.identity, (LOW, HIGH))
     place = "forward_loss" if subject.forward else "edge_loss"
     one = subject.method()
-    row = [_scale(subject, one, iteration) for iteration in range(STREAK)]
-    named = [(iteration, _scale(subject, subject.method(), iteration)) for iteration in FAR] + list(enumerate(row))
-    for iteration, scale in named:
+    streak = [_scale(subject, one, iteration) for iteration in range(STREAK)]
+    far = [(iteration, *_scale(subject, subject.method(), iteration)) for iteration in FAR]
+    row = [scale for scale, _ in streak]
+    for iteration, scale, along in far + [(iteration, *both) for iteration, both in enumerate(streak)]:
+        if not along > 0:
+            said = (
+                f"credit or {place}: in iteration {iteration} the loss on the whole pulls against the rewards "
+                f"of the images below (correlation {along:.3g}); every iteration counts"
+            )
+            yield Finding("scale", False, said, along, 0.0, at_least=True)
+            return
         if not low <= scale <= high:
             said = (
                 f"credit, weights or {place}: the root mean square of d loss / d log-prob at ratio 1 is {scale:.3g} in "
@@ -62,8 +70,8 @@ def check_scale(subject: Subject) -> Iterator[Finding]:
     yield Finding("scale", True, said, max(row), high)
 
 
-def _scale(subject: Subject, method: Method[MethodConfig], iteration: int) -> float:
-    """Of one iteration, whose rewards have spread in every group."""
+def _scale(subject: Subject, method: Method[MethodConfig], iteration: int) -> tuple[float, float]:
+    """Of one iteration, whose rewards have spread in every group; and how its pull correlates with them."""
     schedule = subject.schedule
     forest = plan_forest(method, SEED, iteration, schedule)
     reward_LP = 10 * np.random.default_rng([SEED, iteration]).standard_normal((forest.images, len(PROMPTS)))
@@ -71,4 +79,8 @@ def _scale(subject: Subject, method: Method[MethodConfig], iteration: int) -> fl
     credit = method.credit(Rollout(forest, {"r": reward_LP}, logp_NP, prompts=PROMPTS))
     weight_N, clip = method.weights(forest, schedule), default_clip(DIMENSIONS) * method.clip_scale
     slope_NP = slopes(method, forest, schedule, credit, weight_N, clip=clip, advantage_clip=ADVANTAGE_CLIP)
-    return math.sqrt(float(np.nanmean(np.square(slope_NP))))
+    kept_NP = np.isfinite(slope_NP)
+    mean_NP = forest.descendant_NL @ (reward_LP - reward_LP.mean(axis=0)) / forest.descendant_NL.sum(1, keepdims=True)
+    pull_M, mean_M = -slope_NP[kept_NP], mean_NP[kept_NP]
+    scale, spread = math.sqrt(float(np.mean(np.square(pull_M)))), math.sqrt(float(np.mean(np.square(mean_M))))
+    return scale, float(np.mean(pull_M * mean_M)) / (scale * spread or 1.0)

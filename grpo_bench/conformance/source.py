@@ -35,6 +35,8 @@ FRAMES = {
 CALLS = {"open", "eval", "exec", "compile", "globals", "breakpoint", "input"}
 FREEZES = {"setflags", "writeable"}
 """What numpy calls the lock on an array."""
+FILES = {"load", "save", "savez", "savez_compressed", "loadtxt", "savetxt", "genfromtxt", "fromfile", "memmap"}
+"""What numpy and torch call reading and writing."""
 STREAMS = {"Generator", "BitGenerator"}
 """Names of numpy.random that draw nothing: a plan is given its stream."""
 TORCH_DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "rand_like", "randn_like",
@@ -170,6 +172,12 @@ def _reach_fault(node: ast.Attribute | ast.Name, dotted: str) -> Iterator[str]:
             yield f"it uses {dotted}, which is private; the public API is what `from grpo_bench import ...` offers"
         elif last.startswith("_") and not last.startswith("__"):
             yield f"it uses the private name {dotted}; use what its package makes public"
+        elif dotted == "numpy.datetime64":
+            yield f"it uses {dotted}, which can tell the time; a method has no clock"
+        elif package in ("numpy", "torch") and "." not in rest and last in FILES:
+            yield f"it uses {dotted}; a method computes, it reads, writes and runs nothing"
+        elif package == "torch" and last.startswith("set_") and last != "set_grad_enabled":
+            yield f"it uses {dotted}; global settings are nobody's to change"
         elif last in REACHES | OUTSIDE - {"io", "signal"}:
             yield f"it uses {dotted}; {OWN}"
 
