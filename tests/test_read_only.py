@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from planned import schedule
+from running import Make, run
 from tiny import method
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest, chains
 from grpo_bench.forest.rollout import Rollout
 from grpo_bench.method import EdgeBatch, ForwardBatch
+from grpo_bench.registry import METHODS, load_plugin
 from grpo_bench.reward import Reward, RewardConfig
 from grpo_bench.training.handed import handed
 
@@ -119,3 +122,35 @@ def test_a_reward_that_paints_changes_no_other_rewards_images() -> None:
     painter = Painter(RewardConfig(batch=2))
     first, second = (painter.judge(images, ["a"] * 5)["painter"] for _ in range(2))
     assert first.min() > 0 and torch.equal(first, second)
+
+
+WRITER = """
+import numpy as np
+from grpo_bench import Method, chains
+
+
+class Mine(Method):
+    '''A pair of chains that writes into what it is given.'''
+
+    name = "mine"
+
+    def plan(self, iteration, rng, schedule):
+        return chains(schedule.sigmas, 2, np.arange(schedule.steps) < schedule.steps - 1)
+
+"""
+INTO_ITS_BATCH = (
+    "    def edge_loss(self, batch):\n        batch.{name}.mul_(0)\n        return super().edge_loss(batch)\n"
+)
+
+
+@pytest.mark.parametrize("name", ["advantage", "logp_old", "mean"])
+def test_a_run_whose_method_writes_into_its_batch_ends_with_a_sentence(make: Make, tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.py").write_text(WRITER + INTO_ITS_BATCH.format(name=name), encoding="utf-8")
+    before = dict(METHODS._plugins)
+    load_plugin(str(tmp_path / "mine.py"))
+    try:
+        with pytest.raises(UserError, match=rf"method 'mine' wrote into batch\.{name}"):
+            run(make(method={"name": "mine"}), tmp_path)
+    finally:
+        METHODS._plugins.clear()
+        METHODS._plugins.update(before)
