@@ -32,7 +32,7 @@ from grpo_bench.commands.options import (
 from grpo_bench.commands.pareto import pareto
 from grpo_bench.commands.report import report
 from grpo_bench.commands.sweep import sweep
-from grpo_bench.errors import RewardFailed, UserError, nearest
+from grpo_bench.errors import RewardFailed, UserError, nearest, out_of_memory, reason
 from grpo_bench.isolated.commands import app as rewards_app
 from grpo_bench.scaffold.commands import app as new_app
 
@@ -369,6 +369,11 @@ def main() -> NoReturn:
 
         print(f"grpo-bench: {clean_text(str(error), 2000)}", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        print(f"grpo-bench: there is not the memory for it ({reason(error)}); ask for less", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_FAILED)
     sys.exit(0)
 
 

@@ -25,8 +25,12 @@ from pydantic import (
 
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.metering.ledger import BUDGET_KINDS, BudgetKind
+from grpo_bench.store.names import check_text, parse_toml
 
 Table = dict[str, object]
+MANY = 1 << 16
+"""More prompts, images or pixels a side than anybody means to ask for."""
+DEEPEST = 64
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -101,21 +105,21 @@ class ModelSection(Section):
     """Commit, branch or tag of a hub id; empty: its main branch. A stored config has the commit it was resolved to."""
     policy: str = "sd3"
     """Model family, which decides how the pipeline is read."""
-    max_sequence_length: int = Field(256, ge=0)
+    max_sequence_length: int = Field(256, ge=0, le=MANY)
     """Length of the T5 text tokens; 0 for a pipeline without T5."""
     variant: str | None = None
     """Which weights of several, as `fp16`; default: those without a name, or the only ones."""
-    height: int | None = Field(None, ge=8)
+    height: int | None = Field(None, ge=8, le=MANY)
     """Image height in pixels; default: the model's own."""
-    width: int | None = Field(None, ge=8)
+    width: int | None = Field(None, ge=8, le=MANY)
     """Image width in pixels; default: the model's own."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network; latents, kernels and log-probs are fp32 always."""
     trainable: Literal["full", "lora"] = "full"
     """Train all of the denoiser's weights, or low-rank adapters."""
-    lora_rank: int = Field(32, ge=1)
+    lora_rank: int = Field(32, ge=1, le=MANY)
     """Rank of the adapters."""
-    lora_alpha: int = Field(64, ge=1)
+    lora_alpha: int = Field(64, ge=1, le=MANY)
     """Scale of the adapters."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
@@ -165,7 +169,7 @@ class ObjectiveSection(Section):
 class TrainingSection(Section):
     """`[training]`: the loop."""
 
-    prompts: int = Field(16, ge=1)
+    prompts: int = Field(16, ge=1, le=MANY)
     """Prompts an iteration."""
     updates: int = Field(1, ge=1)
     """Optimiser steps an iteration, split over its prompts."""
@@ -204,7 +208,7 @@ class EvaluationSection(Section):
     """Evaluate each time this much `nfe` has been spent; 0: a tenth of an `nfe` budget, else first and last only."""
     prompts: int = Field(64, ge=1)
     """Held-out prompts; fewer are used when there are fewer."""
-    images: int = Field(4, ge=1)
+    images: int = Field(4, ge=1, le=MANY)
     """Images a prompt; diversity needs two."""
     steps: int = Field(10, ge=1)
     """ODE steps of the deployment sampler."""
@@ -326,12 +330,15 @@ def parse_set(assignment: str) -> Table:
     if not equals or not key.strip():
         raise UserError(f"--set takes KEY=VALUE, such as method.group=16, not {assignment!r}")
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        parsed = parse_toml(f"value = {text}")
     except tomllib.TOMLDecodeError:
         parsed = {}
     # A newline in the text could start a second assignment, which must not vanish.
     value: object = parsed["value"] if list(parsed) == ["value"] else text
-    for part in reversed(key.strip().split(".")):
+    parts = key.strip().split(".")
+    if len(parts) > DEEPEST:
+        raise UserError(f"--set {key[:40]!r}... has {len(parts)} parts between its dots, and no setting has so many")
+    for part in reversed(parts):
         value = {part: value}
     assert isinstance(value, dict)
     return value
@@ -383,7 +390,7 @@ def read_toml(path: Path) -> Table:
         UserError: missing, unreadable or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"config file {str(path)!r} cannot be read: {error}") from error
 
@@ -433,6 +440,7 @@ def validated(model: type[M], table: Mapping[str, object], where: str = "") -> M
     Raises:
         UserError: the first broken rule, as one sentence.
     """
+    check_text(table, where)
     try:
         return model.model_validate(dict(table))
     except ValidationError as error:

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from grpo_bench.errors import UserError, nearest
-from grpo_bench.store.names import check_name
+from grpo_bench.store.names import check_name, check_text
 
 if TYPE_CHECKING:
     from grpo_bench.method import Method, MethodConfig
@@ -169,6 +169,7 @@ def load_plugin(target: str) -> list[str]:
     Raises:
         UserError: the file is missing, fails to import, or defines neither a method nor a reward.
     """
+    check_text(target, "--plugin")
     module = _import_file(Path(target)) if target.endswith(".py") else _import_module(target)
     added = []
     for name, method in METHODS.classes_in(module).items():

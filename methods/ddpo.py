@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 class DDPOConfig(FlatConfig):
     """Settings of DDPO."""
 
-    group: int = Field(24, ge=1)
+    group: int = Field(24, ge=1, le=65536)
     """Chains (images) a prompt; one is enough, because the buffer is the baseline."""
     buffer: int = Field(16, ge=2)
     """Newest rewards kept of each prompt."""

@@ -16,7 +16,7 @@ from grpo_bench import Forest, Method, MethodConfig, Schedule, chains
 class FlatConfig(MethodConfig):
     """Settings of flat GRPO."""
 
-    group: int = Field(24, ge=2)
+    group: int = Field(24, ge=2, le=65536)
     """Chains (images) a prompt; a group of one would have no baseline to compare with."""
     shared_noise: bool = False
     """Start all chains of a prompt from the same initial noise (DanceGRPO)."""

@@ -7,7 +7,6 @@ effect has the claimed direction.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from grpo_bench.analysis.effects import FEWEST_FOR_MEDIAN, MEDIAN, Effect, Inter
 from grpo_bench.analysis.evidence import FEWEST, Evidence, Tier, best_evidence
 from grpo_bench.analysis.study import Study
 from grpo_bench.errors import UserError
-from grpo_bench.store.names import clean_text
+from grpo_bench.store.names import clean_text, parse_toml
 from grpo_bench.store.record import Name
 
 SHIPPED = Path(__file__).with_name("claims.toml")
@@ -131,7 +130,7 @@ def read_claims(path: Path = SHIPPED) -> Published:
         UserError: it cannot be read, or an entry has an unknown metric, relation, tier or field.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = parse_toml(path.read_text(encoding="utf-8"))
         return Published.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -6,7 +6,6 @@ That is one seed of each, so it is no comparison of methods and never says which
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +14,7 @@ from grpo_bench.analysis.axes import AXES, COLUMNS, Axis
 from grpo_bench.analysis.hypervolume import resample
 from grpo_bench.analysis.study import Floats
 from grpo_bench.errors import UserError
+from grpo_bench.store.names import parse_toml
 from grpo_bench.store.points import Row
 from grpo_bench.store.record import RunRecord
 from grpo_bench.store.run import RunStore
@@ -197,7 +197,7 @@ def _part(config: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 def _config(store: RunStore) -> Mapping[str, object]:
     try:
-        return tomllib.loads(store.config_toml())
+        return parse_toml(store.config_toml())
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{store.folder} has a damaged config.toml: delete the folder, or start the run again"

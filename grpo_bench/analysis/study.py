@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from grpo_bench.analysis.axes import AXES, Axis
 from grpo_bench.analysis.curve import Config, Curve, Floats, Part
 from grpo_bench.analysis.labels import digest, ingredients, labelled, scene_of
 from grpo_bench.errors import UserError
+from grpo_bench.store.names import parse_toml
 from grpo_bench.store.reader import Runs, read_runs
 from grpo_bench.store.record import RunRecord
 from grpo_bench.store.suite import CellRecord, References, SuiteRecord, read_suites
@@ -200,7 +200,7 @@ _NO_CONFIG = "is not a whole run, its config.toml cannot be read: delete the fol
 def _config(text: str) -> Config:
     """config.toml; empty where it is missing or damaged."""
     try:
-        return tomllib.loads(text)
+        return parse_toml(text)
     except (ValueError, RecursionError):
         return {}
 

@@ -19,6 +19,8 @@ from grpo_bench.forest.invariants import Bools, Ints, check_edges, check_topolog
 from grpo_bench.forest.schedule import check_sigmas
 
 Keys = NDArray[np.uint64]
+MOST_NODES = 1 << 18
+"""Nodes a prompt, at most: ten times the largest forest ever grown here, and still seconds to plan."""
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
@@ -52,6 +54,7 @@ class Forest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", check_sigmas(self.sigmas))
+        _check_size(np.size(self.parent_N))
         for name, dtype in _COLUMNS.items():
             values = np.array(getattr(self, name))
             if values.dtype.kind != np.dtype(dtype).kind or values.shape != np.shape(self.parent_N):
@@ -340,6 +343,7 @@ def _grow(roots: int, noisy_T: Ints, plain_T: Bools, *, children_branch: bool = 
     for noisy, plain in zip(noisy_T, plain_T, strict=True):
         noisy_F = np.where(branches, noisy, 0)
         count_F = noisy_F + np.where(branches, plain, 1)
+        _check_size(first + branches.size + int(count_F.sum()))
         index = np.arange(count_F.sum()) - np.repeat(np.cumsum(count_F) - count_F, count_F)
         stochastic = index < np.repeat(noisy_F, count_F)
         parents.append(first + np.repeat(np.arange(branches.size, dtype=np.int64), count_F))
@@ -376,6 +380,16 @@ def _check_splits(splits: Mapping[int, int], allowed_T: Bools) -> None:
 def _at_least_one(value: int, name: str) -> None:
     if value < 1:
         raise UserError(f"{name} must be at least 1, got {value}: raise it")
+    if value > MOST_NODES:
+        raise UserError(f"{name} must be at most {MOST_NODES}, got {value}: lower it")
+
+
+def _check_size(nodes: int) -> None:
+    if nodes > MOST_NODES:
+        raise UserError(
+            f"this forest has {nodes} nodes a prompt or more, and {MOST_NODES} is the most: lower the method's group "
+            "or branching"
+        )
 
 
 def _frozen(array: NDArray[Scalar]) -> NDArray[Scalar]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 import unicodedata
+from collections.abc import Mapping
 
 from grpo_bench.errors import UserError
 
@@ -16,6 +18,7 @@ _ANSI = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
 )
+_DEEP_KEY = re.compile(r"(?:[^\s.,=\[\]{}]{1,99}[ \t]*\.[ \t]*){64}")
 # Joiners are invisible too, but emoji and many scripts are spelt with them and they move no cursor
 _HARMLESS_FORMAT = "\u200c\u200d"
 
@@ -45,6 +48,23 @@ def clean_text(text: str, limit: int = 500) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def check_text(value: object, what: str) -> None:
+    """Refuse text that is not Unicode, as a path's bytes may be: no record, TOML or JSON can hold it.
+
+    Raises:
+        UserError: `what` (or a part of it, in tables and lists) holds such a text.
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_text(key, f"a name in {what}")
+            check_text(inner, f"{what}.{key}".removeprefix("."))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            check_text(inner, what)
+    elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{what} = {value[:200]!r} is not UTF-8, in which it would be stored; rename it")
+
+
 def parse_json(text: str) -> object:
     """JSON that anybody may have written.
 
@@ -55,6 +75,21 @@ def parse_json(text: str) -> object:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def parse_toml(text: str) -> dict[str, object]:
+    """TOML that anybody may have written.
+
+    Raises:
+        tomllib.TOMLDecodeError: it is none, or nested deeper than any settings (for which `tomllib` takes minutes, or
+            has another error).
+    """
+    if _DEEP_KEY.search(text):
+        raise tomllib.TOMLDecodeError("keys are nested too deeply")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise tomllib.TOMLDecodeError("values are nested too deeply") from error
 
 
 def _harmless(character: str) -> str:

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 from grpo_bench.config import Section, Table, validated
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.metering.ledger import BUDGET_KINDS, BudgetKind
-from grpo_bench.store.names import check_name, clean_text
+from grpo_bench.store.names import check_name, clean_text, parse_toml
 from grpo_bench.store.record import Name
 from grpo_bench.store.suite import References
 
@@ -186,7 +186,7 @@ def parse_suite(text: str) -> Suite:
         UserError: the first broken rule.
         tomllib.TOMLDecodeError: it is not TOML.
     """
-    table = dict(tomllib.loads(text))
+    table = dict(parse_toml(text))
     methods = table.get("methods")
     for label, entry in methods.items() if isinstance(methods, dict) else ():
         check_name(label, "label")

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 from grpo_bench.config import RewardSection, RunConfig, validated
-from grpo_bench.errors import Diverged, RewardFailed, UserError
+from grpo_bench.errors import Diverged, RewardFailed, UserError, out_of_memory
 from grpo_bench.evaluation.combination import combination
 from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.identity import Base, base_hashes, check_unchanged, find_base, outcome_hashes, placed, run_id
 from grpo_bench.metering.environment import environment
 from grpo_bench.registry import WORKLOADS
 from grpo_bench.store.atomic import saving
+from grpo_bench.store.names import parse_toml
 from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import RunStore, point_name
 from grpo_bench.training import checkpoint
@@ -118,7 +117,7 @@ def start(
         gold_is_proxy=workload.gold in ("", config.reward.name),
         rules_version=RULES_VERSION,
         numerics_version=NUMERICS_VERSION,
-        command=tuple(command),
+        command=tuple(word.encode(errors="backslashreplace").decode() for word in command),  # a path may be no text
         device=config.device,
         hashes=hashes,
         started=datetime.now(UTC),
@@ -181,7 +180,7 @@ def stored_config(store: RunStore) -> RunConfig:
         UserError: missing or damaged.
     """
     try:
-        table = tomllib.loads(store.config_toml())
+        table = parse_toml(store.config_toml())
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{store.folder}/config.toml is damaged ({error}); start the run anew") from error
     return validated(RunConfig, table)
@@ -204,9 +203,10 @@ def _execute(store: RunStore, observer: Observer, timed: bool) -> Outcome:
             status, reason = "failed", str(error)
         except KeyboardInterrupt:
             status, reason = "interrupted", "stopped by a second interrupt"
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            status, reason = "failed", f"out of memory ({_one_line(error)}); lower the batches of [training]"
         except BaseException as error:
+            if out_of_memory(error):
+                reason = f"out of memory ({_one_line(error)}); lower the batches of [training]"
+                return Outcome(store, _finish(store, "failed", reason), fresh=True)
             with suppress(UserError):  # a full disk refuses the record too; the first error is the one to tell
                 _finish(store, "failed", _one_line(error))
             raise
