@@ -138,8 +138,8 @@ def test_a_model_index_that_does_not_fit(refused: Callable[..., str], broken: Pa
 
 def test_a_model_that_is_nowhere(refused: Callable[..., str]) -> None:
     # offline, as the tests are, a hub id cannot be found either
-    assert "model 'no/such-model' cannot be loaded" in refused("--model", "no/such-model")
-    assert "model './no/such/folder' cannot be loaded" in refused("--model", "./no/such/folder")
+    assert "model 'no/such-model' is no folder here" in refused("--model", "no/such-model")
+    assert "model './no/such/folder' does not exist" in refused("--model", "./no/such/folder")
 
 
 def test_a_model_without_prompts_or_prompts_without_a_model(tiny_model: Path, tmp_path: Path, results: Path) -> None:
