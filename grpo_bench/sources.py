@@ -55,8 +55,11 @@ class Sources:
         return ", ".join(f"{name} {version}" for name, version in sorted(self.libraries.items()))
 
 
-def sources_of(kind: type) -> Sources:
+def sources_of(kind: type, *, packages: bool = True) -> Sources:
     """Everything outside the engine that makes `kind`: followed from its module and those of its bases.
+
+    Without `packages`, not through the `__init__` of the packages that they lie in, which may import what is no part of
+    it: a package's rewards beside its methods.
 
     Raises:
         UserError: a module of it is in no file, so that no change of it could be seen.
@@ -69,7 +72,7 @@ def sources_of(kind: type) -> Sources:
             f"{kind.__name__} is defined in no file, so that a change of it could not be seen; put it into a .py file"
         )
     roots = len(found.modules)
-    found.follow()
+    found.follow(packages=packages)
     shipped = DISTRIBUTION in _providers(tuple(sys.path)).get(kind.__module__.partition(".")[0], ())
     return Sources(found.modules, roots, found.files, {} if shipped else found.libraries)
 
@@ -95,13 +98,15 @@ class _Search:
         if path is not None and not _is_standard(path):
             self.modules[name] = path
 
-    def follow(self) -> None:
+    def follow(self, *, packages: bool) -> None:
         """Visit what the modules import, and what those import, until nothing is new; note the files they name."""
         done: set[str] = set()
         while todo := [name for name in self.modules if name not in done]:
             for name in todo:
                 done.add(name)
                 path = self.modules[name]
+                if path.stem == "__init__" and not packages:
+                    continue
                 for imported in _absolute(_scan(path).imports, _package(name, path)):
                     for end in range(imported.count(".") + 1):  # importing a.b.c runs a and a.b too
                         self.visit(".".join(imported.split(".")[: end + 1]))

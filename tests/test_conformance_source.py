@@ -122,3 +122,22 @@ def test_a_helper_that_a_method_imports_is_looked_at_too(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("path", sorted(ROOT.glob("methods/*.py")), ids=lambda path: path.name)
 def test_the_built_in_methods_keep_to_it(path: Path) -> None:
     assert list(source_faults(path.read_text(encoding="utf-8"))) == []
+
+
+def test_what_else_lies_in_a_methods_package_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a package that imports its rewards beside its methods, and a reward that reads files
+    package = tmp_path / "b_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from b_package import rewards\n")
+    (package / "rewards.py").write_text("import os\nPLACE = os.environ\n")
+    (package / "own.py").write_text(
+        "from grpo_bench import Method\n"
+        "class Mine(Method):\n    name = 'in-a-package'\n    def plan(self, iteration, rng, schedule):\n        ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(METHODS, "_plugins", {})
+    load_plugin("b_package.own")
+
+    (finding,) = check_source(Subject("in-a-package"))
+
+    assert finding.passed is True, finding.sentence

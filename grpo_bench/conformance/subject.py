@@ -52,7 +52,7 @@ class Subject:
     @cached_property
     def modules(self) -> dict[str, str]:
         """File of every module that the method brings with it, by module name: its own and what that imports."""
-        return {name: str(path) for name, path in sources_of(self.kind).modules.items()}
+        return {name: str(path) for name, path in sources_of(self.kind, packages=False).modules.items()}
 
     @property
     def files(self) -> set[str]:
