@@ -126,26 +126,18 @@ class BranchGRPO(Method[BranchConfig]):
         family, best, worst = (images, quarter, quarter) if cfg.prune_width == "extreme" else (cfg.branching, 1, 0)
         chosen_LP = _chosen(advantage_NP[forest.leaves_L], family, best, worst)
         top_N = forest.depth_N <= forest.depth_N[forest.child_count_N > 1].max() + 1
-        kept_NP: Bools = forest.trained_N[:, None] & (top_N[:, None] | _any_below(forest, chosen_LP))
-        return kept_NP
+        return np.asarray(forest.trained_N[:, None] & (top_N[:, None] | forest.any_leaf(chosen_LP)), dtype=np.bool_)
 
 
 def _fuse(forest: Forest, reward_LP: Floats, logit_NP: Floats) -> Floats:
     """Each node's leaves, averaged by the softmax of the sum of `logit_NP` on the way to them (N, P); 0 is the mean."""
     path_LP = logit_NP[forest.path_LD].sum(axis=1)  # from the root: what lies above a node is the same for its leaves
     value_NP = np.empty((forest.nodes, reward_LP.shape[1]))
-    for node, (first, count) in enumerate(zip(forest.first_leaf_N, forest.leaf_count_N, strict=True)):
-        below = slice(first, first + count)
+    for node, first in enumerate(forest.first_leaf_N):
+        below = slice(first, first + forest.leaf_count_N[node])  # consecutive, in breadth-first order
         odds = np.exp(path_LP[below] - path_LP[below].max(axis=0))
         value_NP[node] = (odds * reward_LP[below]).sum(axis=0) / odds.sum(axis=0)
     return value_NP
-
-
-def _any_below(forest: Forest, chosen_LP: Bools) -> Bools:
-    """Whether any of a node's leaves is chosen (N, P)."""
-    before_LP = np.cumsum(np.vstack([np.zeros_like(chosen_LP[:1]), chosen_LP]), axis=0, dtype=np.int64)
-    any_NP: Bools = before_LP[forest.first_leaf_N + forest.leaf_count_N] > before_LP[forest.first_leaf_N]
-    return any_NP
 
 
 def _chosen(advantage_LP: Floats, family: int, best: int, worst: int) -> Bools:

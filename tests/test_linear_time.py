@@ -19,7 +19,7 @@ from grpo_bench.method import Method, MethodConfig
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.schedule import shifted_grid
 from grpo_bench.training.objective import _micro_batches
-from grpo_bench_methods.branch import _any_below, _fuse
+from grpo_bench_methods.branch import _fuse
 from grpo_bench_methods.tree import _sibling_softmax
 
 PROMPTS = 3
@@ -65,7 +65,7 @@ class TestTheSameValues:
             odds = np.exp(path_LP[below_L] - path_LP[below_L].max(axis=0))
             expected_NP[node] = (odds * reward_LP[below_L]).sum(axis=0) / odds.sum(axis=0)
         np.testing.assert_array_equal(_fuse(forest, reward_LP, logit_NP), expected_NP)
-        np.testing.assert_array_equal(_any_below(forest, reward_LP > 1), forest.descendant_NL @ (reward_LP > 1))
+        np.testing.assert_array_equal(forest.any_leaf(reward_LP > 1), forest.descendant_NL @ (reward_LP > 1))
 
     @given(forests(), st.sampled_from(["group", "global"]), st.integers(0, 1))
     def test_groups_of_a_z_score(self, forest: Forest, std: str, ddof: int) -> None:

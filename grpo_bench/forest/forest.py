@@ -159,6 +159,12 @@ class Forest:
         """The place in `leaves_L` of a node's first leaf; in breadth-first order a node's leaves are consecutive."""
         return _frozen(np.cumsum(self.leaf_count_N) - self.leaf_count_N - self.depth_N * self.images)
 
+    def any_leaf(self, chosen_LP: Bools) -> Bools:
+        """Whether any of a node's leaves is chosen, (N, P)."""
+        before_LP = np.cumsum(np.pad(chosen_LP, ((1, 0), (0, 0))), axis=0, dtype=np.int64)
+        any_NP: Bools = before_LP[self.first_leaf_N + self.leaf_count_N] > before_LP[self.first_leaf_N]
+        return any_NP
+
     @cached_property
     def descendant_NL(self) -> Bools:
         """Whether leaf l (by its place in `leaves_L`) descends from node n, or is n.
