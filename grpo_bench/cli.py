@@ -6,11 +6,13 @@ import io
 import logging
 import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from grpo_bench import __version__
 from grpo_bench.commands.bundle import bundle, verify
@@ -32,7 +34,8 @@ from grpo_bench.commands.options import (
 from grpo_bench.commands.pareto import pareto
 from grpo_bench.commands.report import report
 from grpo_bench.commands.sweep import sweep
-from grpo_bench.errors import RewardFailed, UserError, nearest, out_of_memory, reason
+from grpo_bench.errors import PluginFailed, UserError, nearest, out_of_memory, reason
+from grpo_bench.guard import interrupted_in, supervised
 from grpo_bench.isolated.commands import app as rewards_app
 from grpo_bench.scaffold.commands import app as new_app
 
@@ -54,8 +57,23 @@ for _name, _value in {
 
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
+
+class _Commands(TyperGroup):
+    """Commands, any of which may call plugins: what those raise to end the program does not end it in silence."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        """Run the command; it leaves by typer's own `Exit`, and by no SystemExit of its own."""
+        try:
+            return super().invoke(ctx)
+        except SystemExit as error:
+            raise PluginFailed(f"a plugin ended the program by SystemExit({error.code!r})") from error
+        except KeyboardInterrupt as error:
+            _leave(f"interrupted{interrupted_in(error)}", EXIT_INTERRUPTED)
+
+
 app = typer.Typer(
     name="grpo-bench",
+    cls=_Commands,
     help="Which online-RL method buys the most reward for a diffusion or flow model, per unit of cost?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -358,23 +376,34 @@ app.add_typer(rewards_app, name="rewards", rich_help_panel=BUILD)
 
 
 def main() -> NoReturn:
-    """The `grpo-bench` program: user errors are one sentence on stderr and exit code 2."""
+    """The `grpo-bench` program, in a process that is watched: a plugin that ends it is told of."""
+    supervised(program)
+
+
+def program() -> NoReturn:
+    """All of it in this process: user errors are one sentence on stderr and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe that cannot say a box-drawing character must not end the run
     try:
         app()
-    except (UserError, RewardFailed) as error:
-        from grpo_bench.store.names import clean_text
-
-        print(f"grpo-bench: {clean_text(str(error), 2000)}", file=sys.stderr)  # noqa: T201
-        sys.exit(EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED)
+    except (UserError, PluginFailed) as error:
+        logging.getLogger(__name__).info("its traceback", exc_info=error)  # seen with --verbose
+        _leave(str(error), EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED)
     except Exception as error:
         if not out_of_memory(error):
             raise
-        print(f"grpo-bench: there is not the memory for it ({reason(error)}); ask for less", file=sys.stderr)  # noqa: T201
-        sys.exit(EXIT_FAILED)
+        _leave(f"there is not the memory for it ({reason(error)}); ask for less", EXIT_FAILED)
     sys.exit(0)
+
+
+def _leave(said: str, code: int) -> NoReturn:
+    """One sentence on stderr, and the exit code."""
+    from grpo_bench.store.names import clean_text
+
+    with suppress(OSError):
+        print(f"grpo-bench: {clean_text(said, 2000)}", file=sys.stderr, flush=True)  # noqa: T201
+    sys.exit(code)
 
 
 def _log_to_stderr(verbose: bool) -> None:

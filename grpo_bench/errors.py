@@ -17,7 +17,11 @@ class UserError(Exception):
     """Bad input. The message is one sentence for the person who typed it: the rule, the value, the fix."""
 
 
-class RewardFailed(Exception):
+class PluginFailed(Exception):
+    """A plugin's code raised something; a run ends with status `failed`, and can be resumed."""
+
+
+class RewardFailed(PluginFailed):
     """A reward's own process died, hung or answered nonsense; the run ends with status `failed` and can be resumed."""
 
 

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from grpo_bench.errors import UserError, nearest
+from grpo_bench.guard import calling
 from grpo_bench.store.names import check_name, check_text
 
 if TYPE_CHECKING:
@@ -80,13 +81,8 @@ class Registry(Generic[T]):
         if name not in sources:
             raise UserError(f"no {self.kind} is named {name!r}; {nearest(name, sources)}")
         check_name(name, self.kind)
-        try:
+        with calling(f"{self.kind} {name!r} from {sources[name].origin}", "cannot be loaded", UserError):
             return sources[name].load()
-        except UserError:
-            raise
-        except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(f"{self.kind} {name!r} from {sources[name].origin} cannot be loaded: {reason}") from error
 
     def brought_by(self, name: str) -> str | None:
         """The plugin (file or module) that brought the name in by `load_plugin`; None where it is installed."""
@@ -137,9 +133,11 @@ class Registry(Generic[T]):
 
     def _describe(self, name: str, source: _Source[T]) -> Entry:
         try:
-            value = source.load()
-        except (Exception, SystemExit) as error:
-            return Entry(name, "", "", source.origin, source.version, f"{type(error).__name__}: {error}")
+            with calling(f"{self.kind} {name!r} from {source.origin}", "cannot be loaded", UserError):
+                value = source.load()
+        except (UserError, MemoryError) as error:
+            cause = error.__cause__ or error
+            return Entry(name, "", "", source.origin, source.version, f"{type(cause).__name__}: {cause}")
         summary = (inspect.getdoc(value) or "").split("\n")[0]
         facts = value.facts() if hasattr(value, "facts") else ()
         return Entry(name, summary, str(getattr(value, "paper", "")), source.origin, source.version, None, facts)
@@ -193,10 +191,11 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+        with calling(f"plugin {str(path)!r}", "cannot be imported", UserError):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise UserError(f"plugin {str(path)!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise
     return module
 
 
@@ -212,7 +211,5 @@ def _is_module(target: str, module: str) -> bool:
 
 
 def _import_module(name: str) -> ModuleType:
-    try:
+    with calling(f"plugin {name!r}", "cannot be imported", UserError):
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"plugin {name!r} cannot be imported: {type(error).__name__}: {error}") from error

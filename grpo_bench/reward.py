@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from grpo_bench.errors import UserError
+from grpo_bench.guard import calling
+from grpo_bench.store.names import clean_text
 
 if TYPE_CHECKING:
     import torch
@@ -126,9 +129,13 @@ class Reward(ABC, Generic[C]):
     def judge(self, images_BCHW: Tensor, prompts: Sequence[str], *, components: bool = False) -> dict[str, Tensor]:
         """The scores (B,) under the reward's name, and its components if asked for; `config.batch` images at a time.
 
+        They are on the CPU, without gradients, in single or double precision. The reward is handed copies of the
+        images, so that writing into them changes nothing that another reward sees.
+
         Raises:
             ValueError: there are not as many prompts as images.
-            UserError: the reward returned another shape.
+            UserError: the reward returned another shape, or no real numbers.
+            PluginFailed: it raised something.
         """
         import torch
 
@@ -138,21 +145,58 @@ class Reward(ABC, Generic[C]):
         with torch.no_grad():
             for start in range(0, len(prompts), self.config.batch):
                 part = slice(start, start + self.config.batch)
-                seen_BCHW = images_BCHW[part].clone()  # a reward that writes into it changes no other's images
-                for name, score_B in self._scored(seen_BCHW, prompts[part], components=components).items():
+                scored = self._scored(images_BCHW[part].clone(), list(prompts[part]), components=components)
+                for name, score_B in scored.items():
                     pieces.setdefault(name, []).append(score_B)
         return {name: torch.cat(found) for name, found in pieces.items()}
 
-    def _scored(self, images_BCHW: Tensor, prompts: Sequence[str], *, components: bool) -> dict[str, Tensor]:
-        if components:
-            score_B, parts = self.score_and_components(images_BCHW, prompts)
-        else:
-            score_B, parts = self.score(images_BCHW, prompts), {}
-        found = {self.name: score_B, **parts}
-        for name, value_B in found.items():
-            if tuple(value_B.shape) != (len(prompts),):
-                raise UserError(
-                    f"reward {name!r} returned scores of shape {tuple(value_B.shape)} for {len(prompts)} images; "
-                    f"return ({len(prompts)},)"
-                )
-        return found
+    def _scored(self, images_BCHW: Tensor, prompts: list[str], *, components: bool) -> dict[str, Tensor]:
+        count = len(prompts)
+        with calling(f"reward {self.name!r}"):
+            if components:
+                score_B, parts = self.score_and_components(images_BCHW, prompts)
+            else:
+                score_B, parts = self.score(images_BCHW, prompts), {}
+            scored = {self.name: score_B, **parts}
+        return {name: as_scores(name, given, count) for name, given in scored.items()}
+
+
+def as_scores(name: str, given: object, count: int) -> Tensor:
+    """What a reward returned, as `count` real numbers on the CPU; numpy arrays and lists of numbers are taken too.
+
+    Raises:
+        UserError: it is of another shape, or holds anything else, such as complex numbers or texts.
+    """
+    import torch
+
+    wanted = f"return ({count},) real numbers"
+    try:
+        score_B = given.detach().cpu() if isinstance(given, torch.Tensor) else _from_numbers(given)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:  # a tensor without data, a ragged list
+        said = f"{clean_text(reprlib.repr(given), 60)} ({type(given).__name__})"
+        raise UserError(f"reward {name!r} returned {said} for {count} images; {wanted}") from error
+    if score_B.is_complex():
+        raise UserError(f"reward {name!r} returned complex numbers ({score_B.dtype}); {wanted}")
+    if tuple(score_B.shape) != (count,):
+        raise UserError(
+            f"reward {name!r} returned scores of shape {tuple(score_B.shape)} for {count} images; return ({count},)"
+        )
+    return score_B if score_B.dtype == torch.float32 else score_B.double()
+
+
+def _from_numbers(given: object) -> Tensor:
+    """A numpy array, or a list of numbers, of numpy's or of tensors with one number each.
+
+    Raises:
+        TypeError: it holds no numbers.
+        ValueError: it is ragged.
+    """
+    import numpy as np
+    import torch
+
+    if isinstance(given, list | tuple) and any(isinstance(one, torch.Tensor) for one in given):
+        return torch.stack([torch.as_tensor(one).detach().cpu().double() for one in given])
+    numbers = np.asarray(given)
+    if numbers.dtype.kind not in "fiubc":
+        raise TypeError(f"{numbers.dtype} is no number")
+    return torch.from_numpy(numbers.astype(np.complex128 if numbers.dtype.kind == "c" else np.float64))

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grpo_bench.cli import main
+from grpo_bench.cli import program
 from grpo_bench.config import RunConfig, Table, build, merge
 from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.registry import METHODS, REWARDS, WORKLOADS
@@ -172,7 +172,7 @@ def cli_here(*args: str) -> subprocess.CompletedProcess[str]:
     try:
         sys.argv = ["grpo-bench", *args]
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
-            main()
+            program()
     finally:
         sys.argv = argv
         logger.propagate, logger.level, logger.handlers[:] = kept

@@ -17,7 +17,7 @@ from repacked import POINTS, crafted, packed, small_bundle, unpacked
 from grpo_bench.bundles.layout import MANIFEST, Limits
 from grpo_bench.bundles.read import CHUNK, read_archive
 from grpo_bench.bundles.verify import verify_bundle
-from grpo_bench.cli import main
+from grpo_bench.cli import program
 from grpo_bench.errors import UserError
 
 CONFIG = "runs/run-a/config.toml"
@@ -335,7 +335,7 @@ def test_refusal_is_one_sentence_and_exit_code_2(
     monkeypatch.setattr("sys.argv", ["grpo-bench", "verify", str(path)])
 
     with pytest.raises(SystemExit) as caught:
-        main()
+        program()
 
     shown = capsys.readouterr()
     assert caught.value.code == 2

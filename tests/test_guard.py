@@ -1,136 +1,190 @@
-"""GRPO-Guard by closed form: a ratio that is one on average, a gradient alike at all steps, a clip in its own units."""
+"""A process that a plugin ends is told of, with a code that is no success; any other leaves as it does."""
 
 from __future__ import annotations
 
-import re
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from running import Make, Watcher, run
-from tiny import LinearDenoiser, accumulate, batch, method
+from running import cli, environment
 
-from grpo_bench.errors import UserError
-from grpo_bench.metering.ledger import Ledger
-from grpo_bench.method import EdgeBatch
-from grpo_bench.sampling.engine import grow
-from grpo_bench.sampling.gaussian import GAUSSIAN_MEAN, log_prob
-from grpo_bench.sampling.handle import Metered
-from grpo_bench.sampling.kernels import make_schedule
-from grpo_bench.sampling.noise import Noise
-from grpo_bench.sampling.schedule import shifted_grid
-from grpo_bench.training.objective import Diagnostics
-from grpo_bench.training.run import start
+from grpo_bench.errors import Diverged, PluginFailed, UserError
+from grpo_bench.guard import calling, interrupted_in
 
-SHAPE = (4, 4, 4)
-D = 64
+pytestmark = pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="no watched processes on this system")
+
+PROGRAM = """
+import atexit, ctypes, os, posix, signal, sys, time
+from grpo_bench.guard import calling, supervised
+
+def work():
+    {body}
+
+supervised(work)
+"""
 
 
-def fresh_noise(samples: int, shift: float, std: float, clip: float = 1.0) -> tuple[EdgeBatch, torch.Tensor]:
-    """Edges x' = mean_old + std eps, scored by a policy whose mean lies `shift` away; and <shift, eps> / D of each."""
-    generator = torch.Generator().manual_seed(0)
-    eps = torch.randn(samples, *SHAPE, generator=generator)
-    old_mean = torch.randn(samples, *SHAPE, generator=generator)
-    move = shift * torch.randn(1, *SHAPE, generator=generator)
-    mean = (old_mean + move).requires_grad_()
-    std_E = torch.full((samples,), std)
-    child = old_mean + std * eps
-    edges = EdgeBatch(
-        logp=log_prob(child, mean, std_E, GAUSSIAN_MEAN),
-        logp_old=log_prob(child, old_mean, std_E, GAUSSIAN_MEAN),
-        mean=mean,
-        std=std_E,
-        h=torch.full((samples,), 0.1),
-        advantage=torch.ones(samples),
-        weight=torch.ones(samples),
-        clip=clip,
-        old_mean=old_mean,
-    )
-    return edges, (move * eps).flatten(1).mean(1)
+def start(body: str) -> subprocess.Popen[str]:
+    """A watched program of these statements."""
+    program = PROGRAM.format(body="\n    ".join(body.strip().splitlines()))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", program], env=environment(), **pipes)  # type: ignore[call-overload,no-any-return]
 
 
-@pytest.mark.parametrize("std", [0.05, 0.7])
-@pytest.mark.parametrize("shift", [0.003, 0.3])
-def test_the_log_ratio_is_the_shift_along_the_noise(shift: float, std: float) -> None:
-    edges, along = fresh_noise(50, shift, std)
-    log_ratio = method("guard").log_ratio(edges)
-    # the difference of two log-probs of size up to shift^2 / std^2 rounds at 1e-7 of it
-    torch.testing.assert_close(log_ratio.detach(), along, rtol=1e-4, atol=2e-6 * (1 + (shift / std) ** 2))
+def ended(body: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of a watched program."""
+    process = start(body)
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
 
 
-def test_its_mean_is_zero_under_fresh_noise_and_the_plain_ratios_is_not() -> None:
-    samples, shift, std = 20000, 0.3, 0.3
-    edges, _ = fresh_noise(samples, shift, std)
-    guarded, plain = method("guard").log_ratio(edges).detach(), method("flat").log_ratio(edges).detach()
-    assert abs(guarded.mean()) < 4 * guarded.std() / samples**0.5
-    # E = -|dmean|^2 / (2 std^2), mean over dimensions: about -(0.3 / 0.3)^2 / 2
-    assert plain.mean() == pytest.approx(-0.5, abs=0.15)
+@pytest.mark.parametrize(
+    ("deed", "code", "said"),
+    [
+        ("os._exit(0)", 1, "ended with exit code 0"),
+        ("os._exit(7)", 1, "ended with exit code 7"),
+        ("posix._exit(0)", 1, "ended with exit code 0"),
+        ("ctypes.CDLL(None)._exit(0)", 1, "ended with exit code 0"),
+        ("os.execv('/bin/sh', ['sh', '-c', 'exit 0'])", 1, "ended with exit code 0"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137, "killed by SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143, "killed by SIGTERM"),
+        ("ctypes.string_at(0)", 139, "killed by SIGSEGV"),
+    ],
+)
+def test_an_end_that_python_cannot_see_is_one_sentence_and_no_success(deed: str, code: int, said: str) -> None:
+    left, out, err = ended(f"with calling(\"reward 'x'\"):\n    {deed}")
+
+    assert (left, out) == (code, "")
+    (line,) = err.splitlines()
+    assert line.startswith("grpo-bench: ")
+    assert said in line
+    assert "in reward 'x'" in line
 
 
-def test_the_gradient_is_linear_in_the_noise() -> None:
-    # d log_ratio / d mean = eps / D, whatever the shift: the bias cancels the quadratic term
-    edges, _ = fresh_noise(5, 0.3, 0.4)
-    method("guard").log_ratio(edges).sum().backward()
-    assert edges.mean.grad is not None
-    assert edges.old_mean is not None
-    generator = torch.Generator().manual_seed(0)
-    eps = torch.randn(5, *SHAPE, generator=generator)
-    torch.testing.assert_close(edges.mean.grad, eps / D, rtol=1e-4, atol=1e-6)
+def test_outside_a_plugin_none_is_blamed() -> None:
+    left, _, err = ended("with calling(\"reward 'x'\"):\n    pass\nos._exit(0)")
+
+    assert left == 1
+    assert "reward" not in err
 
 
-def test_every_step_pulls_alike_on_the_velocity() -> None:
-    # |d mean / d v| / h = 1 + a^2 / 2 for i >= 1 and 1 at i = 0 (methods.md: 1.245 at a = 0.7), and the loss is that
-    # times <eps, .> / D: no step is heavier than another, where plain GRPO's last is 26 times its first
-    schedule = make_schedule(shifted_grid(10), "flow-sde", 0.7)
-    pull_T = np.abs(schedule.v_T) / schedule.h_T
-    np.testing.assert_allclose(pull_T[1:], 1 + 0.7**2 / 2, rtol=1e-6)
-    assert pull_T[0] == pytest.approx(1.0)
-    edges, _ = fresh_noise(3, 0.0, 0.4)
-    assert method("guard").edge_loss(edges).tolist() == pytest.approx([-1 / 0.1] * 3, rel=1e-5)
+@pytest.mark.parametrize(
+    ("leave", "code"), [("sys.exit(0)", 0), ("sys.exit(3)", 3), ("sys.exit(130)", 130), ("sys.exit('words')", 1)]
+)
+def test_a_program_that_leaves_by_itself_leaves_as_it_does(leave: str, code: int) -> None:
+    left, out, err = ended(f"print('done')\n{leave}")
+
+    assert (left, out) == (code, "done\n")
+    assert err == ("words\n" if "words" in leave else "")
 
 
-def test_its_clip_is_in_its_own_units() -> None:
-    # objective.clip 1e-4 on SD3.5 means 2e-6 there, as released
-    assert method("guard").clip_scale * 1e-4 == pytest.approx(2e-6)
-    wide, _ = fresh_noise(4, 0.3, 0.4, clip=10.0)
-    tight, along = fresh_noise(4, 0.3, 0.4, clip=1e-3)
-    guard = method("guard")
-    clipped = -torch.where(along > 1e-3, torch.tensor(1 + 1e-3), along.exp()) / 0.1
-    torch.testing.assert_close(guard.edge_loss(tight).detach(), clipped, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(guard.edge_loss(wide).detach(), -along.exp() / 0.1, rtol=1e-4, atol=1e-5)
+def test_an_error_that_nobody_catches_is_a_traceback_and_code_1() -> None:
+    left, _, err = ended("raise RuntimeError('a bug')")
+
+    assert left == 1
+    assert err.endswith("RuntimeError: a bug\n")
 
 
-def test_a_run_clips_all_steps_alike(make: Make, results: Path) -> None:
-    chosen = make(method={"name": "guard", "group": 4}, budget={"iterations": 2.0}, training={"updates": 2})
-    outcome = run(chosen, results)
-    assert outcome.record.status == "done"
-    log = outcome.store.run_log.read_text(encoding="utf-8")
-    ratios = [float(found) for found in re.findall(r"first ratio off by (\S+),", log)]
-    assert len(ratios) == 2
-    assert max(ratios) < 1e-6
-    for line in re.findall(r"clipped by step (.*), gradient", log):
-        shares = [float(share.split(":")[1]) for share in line.split()]
-        assert len(shares) == 3
-        assert max(shares) - min(shares) <= 0.25
-        assert max(shares) > 0
+@pytest.mark.parametrize("code", [1, 2, 3])
+def test_what_is_done_at_the_interpreters_end_makes_no_success_of_a_failure(code: int) -> None:
+    assert ended(f"atexit.register(os._exit, 0)\nsys.exit({code})")[0] == code
 
 
-@pytest.mark.parametrize("objective", [{"reduction": "sum"}, {"logprob_scale": "raw"}])
-def test_another_log_prob_is_refused(make: Make, results: Path, objective: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=r"'guard' needs objective\.reduction = 'mean'"):
-        start(make(method={"name": "guard", "group": 4}, objective=objective), results, Watcher())
+WAIT = """
+print(os.getpid(), flush=True)
+for _ in range(600):
+    time.sleep(0.05)
+"""
 
 
-def test_the_engine_hands_over_the_mean_that_the_rollout_saw() -> None:
-    schedule, denoiser, guard = make_schedule(shifted_grid(4), "flow-sde"), LinearDenoiser(), method("guard", group=3)
-    forest = guard.plan(0, np.random.default_rng(0), schedule)
-    handle, given = Metered(denoiser, Ledger(), guidance=1.0, batch=64), LinearDenoiser.conditioning(2)
-    grown = grow(forest, schedule, handle, given, Noise(0, 0, ["a", "b"], (1, 2, 2)), old_mean=True)
-    data = batch(forest, schedule, grown, given, np.ones((forest.trained_edges, 2)))
-    seen = Diagnostics.empty(4)
-    loss, edges = accumulate(denoiser, data, chosen=guard, diagnostics=seen)
-    assert edges == 3 * 3 * 2
-    assert seen.ratio_deviation < 1e-6
-    # all advantages 1 and ratios 1: the loss is minus the mean of 1 / h over the trained steps
-    assert loss == pytest.approx(-float(np.mean(1 / schedule.h_T[:3])), rel=1e-5)
+@pytest.mark.parametrize("target", ["program", "work"])
+def test_an_interrupt_sent_to_either_process_arrives_once(target: str) -> None:
+    process = start(f"seen = []\nsignal.signal(signal.SIGINT, lambda *_: seen.append(1))\n{WAIT.strip()}\n"
+                    "    if seen:\n        time.sleep(0.2)\n        sys.exit(40 + len(seen))")  # fmt: skip
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+
+    os.kill(process.pid if target == "program" else child, signal.SIGINT)
+
+    process.communicate(timeout=30)
+    assert process.returncode == 41
+
+
+def alive(pid: int) -> bool:
+    """Whether the process lives; a zombie, which nobody has waited for, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_work_ends_with_the_program(number: signal.Signals) -> None:
+    process = start(WAIT)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+
+    process.send_signal(number)
+
+    process.communicate(timeout=30)
+    assert process.returncode == -number
+    deadline = time.monotonic() + 5
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(child)
+
+
+@pytest.mark.parametrize("deed", ["os._exit(0)", "sys.exit(0)", "raise SystemExit", "raise MemoryError('no\\x1b[31m')"])
+@pytest.mark.parametrize("command", ["list", "check"])
+def test_a_plugin_that_ends_the_program_as_it_is_imported(tmp_path: Path, command: str, deed: str) -> None:
+    (tmp_path / "mine.py").write_text(f"import os, sys\n{deed}\n", encoding="utf-8")
+
+    done = cli(command, *(["rewards"] if command == "list" else []), "--plugin", "mine.py", cwd=tmp_path)
+
+    assert done.returncode in (1, 2)
+    assert done.stdout == ""
+    assert "\x1b" not in done.stderr
+    assert done.stderr.startswith("grpo-bench: ")
+    assert "plugin 'mine.py'" in done.stderr or "memory" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("\x1b[31mred\x1b[0m\nline"), SystemExit(0), GeneratorExit(), StopIteration(3), AssertionError()],
+)
+def test_what_a_plugin_raises_becomes_one_sentence_that_names_it(error: BaseException) -> None:
+    with pytest.raises(PluginFailed) as caught, calling("method 'm'"):
+        raise error
+
+    said = str(caught.value)
+    assert said.startswith(f"method 'm' failed: {type(error).__name__}")
+    assert "test_guard.py, line" in said
+    assert not {"\x1b", "\n"} & set(said)
+    assert caught.value.__cause__ is error
+
+
+def test_an_error_whose_text_raises_is_told_too() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    with pytest.raises(PluginFailed, match="failed: Odd"), calling("method 'm'"):
+        raise Odd
+
+
+@pytest.mark.parametrize("kind", [UserError, Diverged, MemoryError, PluginFailed])
+def test_what_is_meant_for_a_person_passes(kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=r"^as it is$"), calling("method 'm'"):
+        raise kind("as it is")
+
+
+def test_an_interrupt_passes_and_says_where_it_came() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, calling("reward 'r'"):
+        raise KeyboardInterrupt
+
+    assert interrupted_in(caught.value) == " in reward 'r'"
+    assert interrupted_in(KeyboardInterrupt()) == ""

@@ -22,17 +22,17 @@ PROMPTS = ["a", "b", "c", "d"]
 
 
 class Given(Reward[RewardConfig]):
-    """Returns the scores and the part it was made with."""
+    """Returns the scores and the part it was made with, whatever they are."""
 
     name = "given"
-    range = (0.0, 1.0)
+    range = (0.0, 4.0)
 
-    def __init__(self, scores: torch.Tensor, part: torch.Tensor | None = None) -> None:
+    def __init__(self, scores: object, part: torch.Tensor | None = None) -> None:
         super().__init__(RewardConfig())
         self._scores, self._part = scores, part
 
     def score(self, images_BCHW: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        return self._scores
+        return self._scores  # type: ignore[return-value]
 
     def components(self, images_BCHW: torch.Tensor, prompts: Sequence[str]) -> Mapping[str, torch.Tensor]:
         return {} if self._part is None else {"given-part": self._part}

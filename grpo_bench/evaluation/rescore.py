@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from grpo_bench.config import RewardSection, RunConfig
-from grpo_bench.errors import Diverged, RewardFailed, UserError
+from grpo_bench.errors import Diverged, UserError
 from grpo_bench.evaluation.evaluator import to_images
 from grpo_bench.evaluation.scoring import make_rewards, score_parts
+from grpo_bench.guard import calling
 from grpo_bench.metering.environment import environment
 from grpo_bench.reward import Reward, RewardConfig
 from grpo_bench.rewarding.weights import fingerprints
@@ -91,7 +92,7 @@ def rescore(
     Raises:
         UserError: a reward that the run trained on, an unknown or failing one, one whose column exists with other
             settings, a run without points, damaged images, or a run that is being written.
-        RewardFailed: a reward's own process died.
+        PluginFailed: a reward raised something, or its own process died.
     """
     started = perf_counter()
     for name in names:
@@ -168,7 +169,8 @@ class _Job:
         if by is None or (old is not None and old.reward != reward.name):
             return _kept(reward.name, scores)
         foreign = {name for one in scores.passes if one.reward != reward.name for name in one.columns}
-        reward.load(self._device)
+        with calling(f"reward {reward.name!r}"):
+            reward.load(self._device)
         for place, key in enumerate(self._keys, 1):
             if column in scores.values.get(key, {}):
                 continue
@@ -210,8 +212,6 @@ class _Job:
                 judged = score_parts(reward, to_images(images[part], self._device), prompts[part])
                 for name, values in judged.items():
                     sums[name] = sums.get(name, 0.0) + float(values.sum())
-        except (UserError, RewardFailed):
-            raise
         except Diverged as error:
             raise UserError(f"{error}, which is no score; what was scored before is stored") from error
         except torch.OutOfMemoryError as error:
@@ -219,8 +219,6 @@ class _Job:
                 f"reward {reward.name!r} needs more memory than there is for {reward.config.batch} images at once; "
                 f"lower it with --set reward.{reward.name}.batch=N"
             ) from error
-        except Exception as error:  # a plugin's own code
-            raise UserError(f"reward {reward.name!r} failed: {type(error).__name__}: {error}") from error
         return {name: total / len(images) for name, total in sums.items()}
 
 

@@ -115,6 +115,8 @@ class Running:
         self._folder.cleanup()
         if self._asked is not None and (code == -signal.SIGINT or said.startswith("Aborted")):
             return Outcome(INTERRUPTED, "stopped before its first iteration", self.where)
+        if code == 0 and _status(self.job) == "running":
+            return Outcome(1, "its process was ended with exit code 0 before it was done", self.where)
         if code >= 0:
             return Outcome(code, _message(self.job, code, said), self.where)
         name = signal.Signals(-code).name
@@ -175,8 +177,8 @@ def _options(job: Job, *, timed: bool) -> list[str]:
     return plugins if timed else [*plugins, "--untimed"]
 
 
-def end_with_parent() -> None:
-    """In a process that an executor started: end when that ends. In any other: nothing."""
+def end_with_parent() -> bool:
+    """In a process that an executor started: end when that ends, and True. In any other: nothing, and False."""
     parent = os.environ.pop(PARENT, "")
     if parent.isdecimal() and sys.platform != "win32":  # there a launcher stands between the two
         # Slurm's warning goes to every process of a job, and is for the one that submitit waits in.
@@ -188,6 +190,7 @@ def end_with_parent() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         # A watching thread, and not the kernel's signal: that comes when the *thread* ends that started the process.
         die_with(int(parent), at_once=False)
+    return bool(parent)
 
 
 def _variables(threads: int | None, device: str | None) -> dict[str, str]:
@@ -208,6 +211,14 @@ def _tail(path: Path) -> str:
     except OSError:
         return ""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def _status(job: Job) -> str:
+    """What its record says, empty where it says nothing."""
+    try:
+        return read_record(job.folder / RECORD).status
+    except UserError:
+        return ""
 
 
 def _message(job: Job, code: int, said: str) -> str:

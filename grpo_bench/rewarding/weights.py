@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError, out_of_memory, reason
+from grpo_bench.guard import calling
 from grpo_bench.registry import REWARDS
 from grpo_bench.reward import Reward, RewardConfig, WeightsFile
 from grpo_bench.weights import common_prefix, misfit
@@ -79,7 +80,9 @@ def fingerprints(reward: Reward[RewardConfig]) -> dict[str, str]:
         UserError: a file cannot be had.
     """
     published = {weights.sha256 for weights in reward.weights}
-    digests = {path.name: sha256(path) for path in reward.files()}
+    with calling(f"reward {reward.name!r}"):
+        files = reward.files()
+    digests = {path.name: sha256(path) for path in files}
     return {name: digest if digest in published else UNVERIFIED + digest for name, digest in digests.items()}
 
 

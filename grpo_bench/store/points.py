@@ -13,7 +13,9 @@ from grpo_bench.store.record import SCHEMA_VERSION, check_schema
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 Value = int | float | None
 Row = Mapping[str, Value]
@@ -124,3 +126,13 @@ def read_rows(path: Path) -> list[dict[str, Value]]:
         return []
     rows: list[dict[str, Value]] = table.to_pylist()
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def in_range(values: NDArray[np.float64], within: tuple[float, float]) -> NDArray[np.bool_]:
+    """Which scores a reward of this range can give, allowing for its rounding: a thousandth of the range, or of 1."""
+    import numpy as np
+
+    low, high = within
+    width = high - low
+    slack = 1e-3 * (width if np.isfinite(width) else 1.0)
+    return (values >= low - slack) & (values <= high + slack)

@@ -232,13 +232,13 @@ def _print_way_on(store: RunStore, record: RunRecord, console: Console) -> None:
         return
     said = {"running": "it is still running, or was killed"}.get(record.status, record.reason or "no reason was stored")
     console.print()
-    console.print(
-        Text.assemble("  ", (record.status, f"bold {_COLOURS.get(record.status, 'yellow')}"), ": ", plain(said))
-    )
     if record.status == "diverged" and store.rows():
         console.print(Text("  the last good checkpoint is kept; the same settings lead to the same end"))
     if record.status != "diverged":
         console.print(Text.assemble("  resume with  ", (resume_command(store), "bold")), soft_wrap=True)
+    console.print(
+        Text.assemble("  ", (record.status, f"bold {_COLOURS.get(record.status, 'yellow')}"), ": ", plain(said))
+    )
 
 
 def shown_path(path: Path) -> str:

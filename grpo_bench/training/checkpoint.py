@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from grpo_bench.errors import Diverged
+from grpo_bench.guard import calling
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.sampling.handle import Metered
 from grpo_bench.training.credit_log import CreditLog
@@ -40,9 +41,11 @@ def save(folder: Path, session: Session) -> None:
         save_file(_moments(session), folder / OPTIMISER)
         save_file(session.ema.tensors(), folder / EMA)
         save_file(session.behaviour.tensors(), folder / BEHAVIOUR)
+    with calling(f"method {session.method.name!r}"):
+        method = json.loads(json.dumps(session.method.state_dict()))
     state: dict[str, JsonValue] = {
         "ledger": session.ledger.state_dict(),
-        "method": json.loads(json.dumps(session.method.state_dict())),
+        "method": method,
         "evaluated_nfe": session.evaluated_nfe,
         "credit_log": json.loads(json.dumps(session.credit_log.state_dict())),
     }
@@ -77,7 +80,8 @@ def load(folder: Path, session: Session) -> None:
     session.behaviour.load(load_file(folder / BEHAVIOUR))
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     session.ledger.load_state_dict(state["ledger"])
-    session.method.load_state_dict(state["method"])
+    with calling(f"method {session.method.name!r}"):
+        session.method.load_state_dict(state["method"])
     session.evaluated_nfe = state["evaluated_nfe"]
     session.credit_log = CreditLog(**state.get("credit_log", {}))  # checkpoints of earlier versions have none
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Floats, Ints
 from grpo_bench.forest.schedule import Schedule
+from grpo_bench.guard import calling
 from grpo_bench.method import ForwardBatch, Method, MethodConfig
 from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.noise import Noise, Purpose
@@ -80,7 +81,7 @@ class ForwardObjective:
         losses = []
         for row_D3 in _chunks(row_R3, self._train_batch):
             batch = self._batch(samples, conditioning, row_D3)
-            with handed(batch, self._method.name):
+            with calling(f"method {self._method.name!r}"), handed(batch, self._method.name):
                 loss_D = self._method.forward_loss(batch)
             (loss_D.sum() / len(row_R3)).backward()
             losses.append(loss_D.detach().sum())

@@ -17,6 +17,7 @@ from torch import Tensor
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Bools, Credit, Floats, Ints
 from grpo_bench.forest.schedule import Schedule
+from grpo_bench.guard import calling
 from grpo_bench.method import EdgeBatch, Method, MethodConfig
 from grpo_bench.sampling.engine import Trajectories
 from grpo_bench.sampling.gaussian import Likelihood, gaussian_kl, log_prob, transition_mean
@@ -213,7 +214,7 @@ class Objective:
             old_mean=None if old_mean is None else old_mean[parent_rows[:, 0], parent_rows[:, 1]][row_of],
             reference_mean=reference_MCHW,
         )
-        with handed(edge_batch, self._method.name):
+        with calling(f"method {self._method.name!r}"), handed(edge_batch, self._method.name):
             loss_M, log_ratio_M = self._method.edge_loss(edge_batch), self._method.log_ratio(edge_batch)
         kl_M = None
         if self._beta > 0 and reference_MCHW is not None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from grpo_bench.config import RunConfig, SamplingSection, validated
-from grpo_bench.errors import UserError
+from grpo_bench.errors import PluginFailed, UserError
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.schedule import Grid, Prediction, Schedule
+from grpo_bench.guard import calling
 from grpo_bench.metering.ledger import TRAIN_WEIGHT, BudgetKind
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.registry import METHODS
@@ -53,12 +54,22 @@ def make_method(config: RunConfig) -> Method[MethodConfig]:
         UserError: unknown name, unknown setting or a value that breaks its rule.
     """
     kind = METHODS.get(config.method.name)
-    return kind(validated(kind.Config, config.method.settings, "method"))
+    settings = validated(kind.Config, config.method.settings, "method")
+    with calling(f"method {config.method.name!r}"):
+        return kind(settings)
 
 
 def plan_forest(method: Method[MethodConfig], seed: int, iteration: int, schedule: Schedule) -> Forest:
-    """The method's forest for an iteration; its draws depend on (seed, iteration) only."""
-    return method.plan(iteration, generator(seed, Purpose.PLAN, iteration), schedule)
+    """The method's forest for an iteration; its draws depend on (seed, iteration) only.
+
+    Raises:
+        PluginFailed: the method raised something, or planned no forest.
+    """
+    with calling(f"method {method.name!r}"):
+        forest = method.plan(iteration, generator(seed, Purpose.PLAN, iteration), schedule)
+    if not isinstance(forest, Forest):
+        raise PluginFailed(f"method {method.name!r} planned {type(forest).__name__}; return a Forest")
+    return forest
 
 
 def plan_schedule(config: RunConfig) -> Schedule:

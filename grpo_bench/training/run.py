@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from grpo_bench.config import RewardSection, RunConfig, validated
-from grpo_bench.errors import Diverged, RewardFailed, UserError, out_of_memory
+from grpo_bench.errors import Diverged, PluginFailed, UserError, out_of_memory
 from grpo_bench.evaluation.combination import combination
 from grpo_bench.evaluation.evaluator import Evaluation
+from grpo_bench.guard import interrupted_in
 from grpo_bench.identity import Base, base_hashes, check_unchanged, find_base, outcome_hashes, placed, run_id
 from grpo_bench.metering.environment import environment
 from grpo_bench.registry import WORKLOADS
@@ -199,11 +200,14 @@ def _execute(store: RunStore, observer: Observer, timed: bool) -> Outcome:
             reason = "" if finished else "stopped on request"
         except Diverged as error:
             status, reason = "diverged", str(error)
-        except RewardFailed as error:
+        except PluginFailed as error:
+            log.info("the plugin's traceback", exc_info=error)
             status, reason = "failed", str(error)
-        except KeyboardInterrupt:
-            status, reason = "interrupted", "stopped by a second interrupt"
+        except KeyboardInterrupt as error:
+            which = "a second interrupt" if observer.should_stop() else "an interrupt"
+            status, reason = "interrupted", f"stopped by {which}{interrupted_in(error)}"
         except BaseException as error:
+            log.info("the traceback", exc_info=error)
             if out_of_memory(error):
                 reason = f"out of memory ({_one_line(error)}); lower the batches of [training]"
                 return Outcome(store, _finish(store, "failed", reason), fresh=True)

@@ -14,6 +14,7 @@ from grpo_bench.errors import UserError, nearest
 from grpo_bench.evaluation.evaluator import Evaluator
 from grpo_bench.evaluation.scoring import Rewards, make_rewards
 from grpo_bench.forest.schedule import Schedule
+from grpo_bench.guard import calling
 from grpo_bench.identity import find_base
 from grpo_bench.metering.environment import peak_memory_bytes
 from grpo_bench.metering.ledger import Ledger
@@ -94,7 +95,9 @@ def load_policy(config: RunConfig, device: torch.device) -> Policy:
             f"method {config.method.name!r} noises images along a flow, and policy {config.model.policy!r} predicts "
             "epsilon; choose another method or model"
         )
-    return kind.load(str(find_base(config).folder), config.model, device)
+    base = find_base(config)
+    with calling(f"policy {config.model.policy!r}"):
+        return kind.load(str(base.folder), config.model, device)
 
 
 def splits(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
@@ -105,8 +108,9 @@ def splits(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
     """
     from grpo_bench.workloads.prompts import PromptsWorkload
 
-    source = PromptsWorkload() if config.prompts.path else WORKLOADS.get(config.workload)()
-    found = source.prompts(config)
+    with calling(f"workload {config.workload!r}"):
+        source = PromptsWorkload() if config.prompts.path else WORKLOADS.get(config.workload)()
+        found = source.prompts(config)
     if config.evaluation.split not in found:
         raise UserError(
             f"evaluation.split = {config.evaluation.split!r} is not one of the prompts' splits; "
@@ -143,8 +147,9 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
     workload = WORKLOADS.get(config.workload)
     held_out = evaluation_prompts(prompts[config.evaluation.split], config.evaluation.prompts)
     rewards = judges(config)
-    for reward in rewards.values():
-        reward.load(device)
+    for name, reward in rewards.items():
+        with calling(f"reward {name!r}"):
+            reward.load(device)
     with torch.random.fork_rng():  # adapters are drawn from torch's global stream
         torch.manual_seed(config.seed)
         policy = load_policy(config, device)

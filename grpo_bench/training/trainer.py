@@ -19,6 +19,7 @@ from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.evaluation.scoring import score
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Credit, Rollout
+from grpo_bench.guard import calling
 from grpo_bench.metering.ledger import Counts, check
 from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.handle import Conditioning
@@ -148,7 +149,9 @@ class Trainer:
             batch = self._credit(forest, grown, rollout, conditioning, noise)
         with self._ledger.phase("train"):
             diagnostics = self._update(batch)
-            session.behaviour.advance(session.method.behaviour_decay(self._ledger.iterations))
+            with calling(f"method {session.method.name!r}"):
+                decay = session.method.behaviour_decay(self._ledger.iterations)
+            session.behaviour.advance(decay)
         self._check_cost(forest, batch, self._ledger.counts() - before)
         self._ledger.count("iterations")
         reward = float(np.mean(sum(w * rollout.rewards[name] for name, w in self._config.reward.weights.items())))
@@ -181,9 +184,10 @@ class Trainer:
         self, forest: Forest, grown: Trajectories, rollout: Rollout, conditioning: Conditioning, noise: Noise
     ) -> Batch:
         session = self.session
-        credit = session.method.credit(rollout)
+        with calling(f"method {session.method.name!r}"):
+            credit = session.method.credit(rollout)
+            weight_N = session.method.weights(forest, session.schedule)
         _check_credit(credit, forest, rollout.logp_NP.shape[1])
-        weight_N = session.method.weights(forest, session.schedule)
         clip = self._config.objective.advantage_clip
         slope_NP = slopes(
             session.method, forest, session.schedule, credit, weight_N, clip=session.objective.clip, advantage_clip=clip
@@ -260,7 +264,9 @@ class Trainer:
             self._recorder.checkpoint(self.session)
 
 
-def _check_credit(credit: Credit, forest: Forest, prompts: int) -> None:
+def _check_credit(credit: object, forest: Forest, prompts: int) -> None:
+    if not isinstance(credit, Credit):
+        raise UserError(f"the method's credit is {type(credit).__name__}; return a Credit")
     if credit.advantage_NP.shape != (forest.nodes, prompts):
         raise UserError(
             f"the method's credit has the shape {credit.advantage_NP.shape}, but {forest.nodes} nodes and {prompts} "
