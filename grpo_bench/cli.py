@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -38,6 +37,7 @@ from grpo_bench.errors import PluginFailed, UserError, nearest, out_of_memory, r
 from grpo_bench.guard import interrupted_in, supervised
 from grpo_bench.isolated.commands import app as rewards_app
 from grpo_bench.scaffold.commands import app as new_app
+from grpo_bench.terminal.streams import OutputLost, watched_streams
 
 if TYPE_CHECKING:
     from grpo_bench.config import Table
@@ -382,14 +382,14 @@ def main() -> NoReturn:
 
 def program() -> NoReturn:
     """All of it in this process: user errors are one sentence on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a pipe that cannot say a box-drawing character must not end the run
     try:
-        app()
+        with watched_streams():
+            app()
     except (UserError, PluginFailed) as error:
         logging.getLogger(__name__).info("its traceback", exc_info=error)  # seen with --verbose
         _leave(str(error), EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED)
+    except OutputLost as error:
+        _leave(str(error), EXIT_FAILED)
     except Exception as error:
         if not out_of_memory(error):
             raise
@@ -418,11 +418,15 @@ def _log_to_stderr(verbose: bool) -> None:
 def _finish(outcome: Outcome, *, quiet: bool) -> None:
     """Print the result and leave with the status's exit code."""
     from grpo_bench.analysis.pictures import draw_outcome
+    from grpo_bench.store.names import clean_text
     from grpo_bench.terminal.tables import outcome_json, print_outcome, stdout_console
 
     record = outcome.record
     if outcome.store.rows():
-        draw_outcome(outcome.store)
+        try:
+            draw_outcome(outcome.store)
+        except UserError as error:  # a disk that is full, or that nobody may write: the result is there all the same
+            typer.echo(f"grpo-bench: its pictures cannot be drawn: {clean_text(str(error))}", err=True)
     if quiet:
         print_json(outcome_json(outcome.store, fresh=outcome.fresh))
     else:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from grpo_bench.config import RunConfig
+from grpo_bench.config import RunConfig, parse_rewards
+from grpo_bench.registry import WORKLOADS
 from grpo_bench.store.points import encode
 from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import POINTS, RunStore, point_name
@@ -105,11 +106,12 @@ def write_study(
         config = {
             "workload": workload, "seed": seed, "recipe": recipe, "protocol": protocol,
             "budget": {"iterations": 0} if part == "base" else {"nfe": budget},
-            "method": {"name": method}, "reward": {"name": reward},
+            "method": {"name": method}, "reward": {"name": reward}, "training": {"updates": max(1, own.updates)},
             "evaluation": {"every": every, "prompts": len(PROMPTS), "images": 2, "seed": evaluation},
         }  # fmt: skip
         if label != method:
-            config["training"] = {"ema_decay": (sum(label.encode()) % 97 + 1) / 100}  # some setting, so that ids differ
+            ema = (sum(label.encode()) % 97 + 1) / 100  # some setting, so that ids differ
+            config["training"] = {"updates": max(1, own.updates), "ema_decay": ema}
         record = RunRecord.model_validate(
             {
                 "run": run, "status": ended, "reason": reason, "method": method, "recipe": recipe, "reward": reward,
@@ -121,6 +123,8 @@ def write_study(
         )  # fmt: skip
         store = RunStore.create(folder, run, RunConfig.model_validate(config).to_toml(), record)
         rows = [] if ended == "failed" else curve(own, gold, proxy, seed, most if ended == "done" else most / 2, every)
+        for row in rows:
+            row |= judged(row, reward, workload, gold_is_proxy=gold_is_proxy)
         if rows:
             (store.folder / POINTS).write_bytes(encode(rows))
         if images and rows:
@@ -151,6 +155,16 @@ def curve(own: Spend, gold: Gold, proxy: Gold | None, seed: int, budget: float, 
     marks = np.arange(0, budget + 1, every)
     iterations = sorted({min(math.ceil(mark / own.nfe), last) for mark in marks} | {last})
     return [_row(own, gold, proxy, seed, iteration) for iteration in iterations]
+
+
+def judged(row: Row, reward: str, workload: str, *, gold_is_proxy: bool) -> Row:
+    """The columns of the rewards behind proxy and gold, as a run stores them; several rewards have one score."""
+    weights = parse_rewards(reward)
+    trained = row["gold"] if gold_is_proxy else row["proxy"]
+    assert trained is not None
+    own: Row = {"proxy": trained, **{f"reward/{name}": trained / sum(weights.values()) for name in weights}}
+    judge = WORKLOADS.get(workload).gold if workload in WORKLOADS.names() else ""
+    return own | ({f"reward/{judge}": row["gold"]} if judge and not gold_is_proxy else {})
 
 
 def _row(own: Spend, gold: Gold, proxy: Gold | None, seed: int, iteration: int) -> Row:

@@ -124,7 +124,7 @@ def test_several_weighted_rewards_are_no_such_name(results: Path) -> None:
 def test_a_suite_whose_numbers_are_none_is_refused(results: Path, change: dict[str, object], where: str) -> None:
     edited(results / "study.suite.json", **change)
 
-    with pytest.raises(UserError, match=rf"study\.suite\.json is damaged \(.*{where}"):
+    with pytest.raises(UserError, match=rf"study\.suite\.json is damaged, or no suite of grpo-bench \(.*{where}"):
         read_suites(results)
 
 

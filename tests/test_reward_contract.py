@@ -147,7 +147,7 @@ def test_a_file_in_the_hubs_cache_is_taken_if_it_is_the_published_one(cache: Pat
     assert find(PUBLISHED, "mean") == path
     assert find_folder((PUBLISHED,), "mean") == path.parent
     path.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"is not the published weights\.pt \(its sha256 differs\); delete it and"):
+    with pytest.raises(UserError, match=r"is not the published weights\.pt \(its sha256 differs\); fetch it anew"):
         find(PUBLISHED, "mean")
 
 

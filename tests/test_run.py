@@ -277,12 +277,11 @@ def test_a_bug_in_a_plugin_is_recorded_and_not_swallowed(make: Make, results: Pa
     plugin(tmp_path, REWARD.format(calls=3, then="score = 1 / 0"))
     chosen = make(reward={"name": "mine"})
 
-    with pytest.raises(ZeroDivisionError):
-        run(chosen, results)
+    outcome = run(chosen, results)
 
-    (name,) = run_names(results)
-    assert '"failed"' in (text := (results / name / "run.json").read_text(encoding="utf-8"))
-    assert "ZeroDivisionError: division by zero" in text
+    assert outcome.record.status == "failed"
+    assert outcome.record.reason.startswith("reward 'mine' failed: ZeroDivisionError: division by zero (")
+    assert "Traceback" in outcome.store.run_log.read_text(encoding="utf-8")
 
 
 def test_a_reward_of_the_wrong_shape_is_refused_and_leaves_no_run(make: Make, results: Path, tmp_path: Path) -> None:

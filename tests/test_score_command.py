@@ -296,13 +296,22 @@ def test_images_that_were_changed_are_not_scored(store: RunStore) -> None:
             "reward 'bright' gave nan for image 0 of 4, which is",
         ),
         ("return images_BCHW.mean()", "reward 'bright' returned scores of shape () for 4 images"),
-        ("raise RuntimeError('no such token')", "reward 'bright' failed: RuntimeError: no such token"),
     ],
 )
 def test_a_reward_that_fails_is_named_in_one_sentence(store: RunStore, tmp_path: Path, stop: str, said: str) -> None:
     args = ["--plugin", plugin(tmp_path, stop), "--set", "reward.bright.stop_at=1"]
     assert sentence(cli_here("score", RUN, "--reward", "bright", *args)).startswith(said)
     assert not (store.folder / SCORES).exists()
+
+
+def test_a_reward_that_raises_is_named_in_one_sentence(store: RunStore, tmp_path: Path) -> None:
+    args = ["--plugin", plugin(tmp_path, "raise RuntimeError('no such token')"), "--set", "reward.bright.stop_at=1"]
+
+    done = cli_here("score", RUN, "--reward", "bright", *args)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("grpo-bench: reward 'bright' failed: RuntimeError: no such token (")
 
 
 @pytest.mark.parametrize(
@@ -333,7 +342,7 @@ def test_damaged_scores_are_named_and_hide_no_point(store: RunStore) -> None:
     assert len(runs.points) == 2
     assert len(runs.skipped) == 1 and "scores.parquet is damaged" in runs.skipped[0]
     said = sentence(cli_here("score", RUN, "--reward", "jpeg-compressibility"))
-    assert "delete it and score the run again" in said
+    assert "move it away and score the run again" in said
 
 
 def test_the_training_process_cannot_name_a_held_out_reward(make: Make, results: Path) -> None:

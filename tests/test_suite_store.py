@@ -44,8 +44,8 @@ def test_a_folder_without_suites_has_none(tmp_path: Path) -> None:
     [
         ('"schema_version": 1', '"schema_version": 2', "was written by a newer grpo-bench (schema 2"),
         ('"schema_version": 1', '"schema_version": "x"', "carries no schema version"),
-        ('"seed": 0', '"seed": "none"', "is damaged (cells.0.seed"),
-        ('"label": "flat-window"', '"label": "../x"', "is damaged (cells.0.label"),
+        ('"seed": 0', '"seed": "none"', "no suite of grpo-bench (cells.0.seed"),
+        ('"label": "flat-window"', '"label": "../x"', "no suite of grpo-bench (cells.0.label"),
         ('"digest"', '"diggest"', "is damaged"),
         ("}", "", "is damaged"),
     ],

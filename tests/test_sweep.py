@@ -165,7 +165,7 @@ def test_the_reason_of_a_failure_is_printed_as_it_is_and_harmless(trip: Path, tm
     announce(tmp_path, suite_record(parse_suite(text), suite_cells(parse_suite(text))))
     said = cli_here("sweep", str(suite), "--results", str(tmp_path))
     assert said.returncode == 1
-    assert ") failed: RuntimeError: [red]tripped over a wire" in said.stdout
+    assert "failed: RuntimeError: [red]tripped over a wire" in said.stdout
     assert "\x1b" not in said.stdout
 
 

@@ -199,9 +199,7 @@ def _config(store: RunStore) -> Mapping[str, object]:
     try:
         return parse_toml(store.config_toml())
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{store.folder} has a damaged config.toml: delete the folder, or start the run again"
-        ) from error
+        raise UserError(f"{store.folder} has a damaged config.toml: start the run anew") from error
 
 
 def _different(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[tuple[str, Setting, Setting], ...]:

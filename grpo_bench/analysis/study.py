@@ -141,7 +141,7 @@ def result_folders(folder: Path) -> tuple[Path, ...]:
     if (folder / "run.json").exists():
         raise UserError(f"{folder} is one run; give the folder that it lies in, {folder.resolve().parent}")
     inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if any((path / "run.json").exists() for path in inner) or any(folder.glob("*.suite.json")):
+    if any((path / "run.json").exists() for path in inner) or read_suites(folder, []):
         return (folder,)
     found = tuple(path for path in inner if _has_runs(path))
     if not found:
@@ -154,7 +154,9 @@ def _has_runs(folder: Path) -> bool:
 
 
 def _studies_here(folder: Path) -> tuple[Study, ...]:
-    return studies_of(folder, read_runs(folder), read_suites(folder))
+    skipped: list[str] = []
+    suites, runs = read_suites(folder, skipped), read_runs(folder)
+    return studies_of(folder, replace(runs, skipped=(*runs.skipped, *skipped)), suites)
 
 
 def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord]) -> tuple[Study, ...]:
@@ -194,7 +196,7 @@ def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord
     return (Study(folder.name, folder.name, folder, None, views, (), (*skipped, *_not_over(views))),)
 
 
-_NO_CONFIG = "is not a whole run, its config.toml cannot be read: delete the folder, or start the run again"
+_NO_CONFIG = "is not a whole run, its config.toml cannot be read: start it anew"
 
 
 def _config(text: str) -> Config:

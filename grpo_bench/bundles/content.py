@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from grpo_bench.analysis.study import Floats, Study, studies_of
 from grpo_bench.analysis.summary import summarise, to_json
 from grpo_bench.bundles.layout import Limits, RunFigures, place_of
+from grpo_bench.bundles.possible import impossible, ranges_of
 from grpo_bench.errors import UserError
 from grpo_bench.store.names import clean_text
 from grpo_bench.store.points import check_points, parse_table
@@ -43,6 +44,10 @@ class Content:
     views: dict[str, dict[str, JsonValue]]
     """By `FOLDER/STUDY/VIEW`."""
     rules_versions: tuple[int, ...]
+    impossible: tuple[tuple[str, str], ...]
+    """What no run can have stored: `FOLDER/RUN`, and a sentence."""
+    unknown: tuple[str, ...]
+    """Rewards that are not installed here, so that nobody knows which scores they can give."""
 
 
 def content_of(files: Mapping[str, bytes], limits: Limits | None = None) -> Content:
@@ -64,6 +69,7 @@ def content_of(files: Mapping[str, bytes], limits: Limits | None = None) -> Cont
     found: list[Study] = []
     figures: dict[str, RunFigures] = {}
     versions: set[int] = set()
+    everything: dict[str, StoredRun] = {}
     left = limits.numbers
     for folder in sorted(runs.keys() | suites.keys()):
         stored = []
@@ -79,6 +85,7 @@ def content_of(files: Mapping[str, bytes], limits: Limits | None = None) -> Cont
                     "once a suite: bundle fewer runs"
                 )
             stored.append(one)
+            everything[f"{folder}/{run}"] = one
             figures[f"{folder}/{run}"] = _means(one.points)
             versions.add(one.record.rules_version)
         found += studies_of(Path(folder), together(stored), suites.get(folder, []))
@@ -87,7 +94,9 @@ def content_of(files: Mapping[str, bytes], limits: Limits | None = None) -> Cont
         for study in found
         for view in study.views
     }
-    return Content(tuple(found), figures, views, tuple(sorted(versions)))
+    ranges = ranges_of(everything.values())
+    odd = tuple((run, said) for run, one in everything.items() for said in impossible(one, ranges))
+    return Content(tuple(found), figures, views, tuple(sorted(versions)), odd, ranges.unknown)
 
 
 def read_run(files: Mapping[str, bytes], name: str, limits: Limits | None = None) -> StoredRun:

@@ -58,16 +58,29 @@ def read_archive(path: Path, limits: Limits | None = None) -> Archive:
         UserError: it is no bundle, damaged, too large, or has an entry that no bundle has.
     """
     limits = limits or Limits()
+    _check_file(path)
     try:
         with path.open("rb") as file:
             size, count, start = _check_ends(file, path, limits)
             digest = _digest(file)
             entries, files = _read_all(file, path, count, start, limits)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no bundle {path}") from error
     except _NOT_WHOLE as error:
         raise UserError(f"{path} is no whole bundle ({clean_text(str(error), 120)})") from error
     return Archive(digest, size, entries, files)
+
+
+def _check_file(path: Path) -> None:
+    """Refuses what is no file before it is opened: a pipe or a device may never answer, or never end."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise UserError(f"there is no bundle {path}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({clean_text(str(error), 120)})") from error
+    kinds = {"folder": stat.S_ISDIR, "pipe": stat.S_ISFIFO, "socket": stat.S_ISSOCK, "device": stat.S_ISCHR}
+    kind = next((kind for kind, is_one in kinds.items() if is_one(mode)), "device")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is a {kind} and no bundle; give the zip that `grpo-bench bundle` wrote")
 
 
 def _check_ends(file: BufferedReader, path: Path, limits: Limits) -> tuple[int, int, int]:

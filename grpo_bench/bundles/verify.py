@@ -1,4 +1,5 @@
-"""Check a bundle: its entries are those that its manifest lists, and its figures those that its points give.
+"""Check a bundle: its entries are those that its manifest lists, its figures those that its points give, and its points
+such as a run can make.
 
 That shows integrity, not authorship: whoever changes the points can write a manifest that fits them. Compare the
 bundle's own sha256 with one that its author published, where that matters.
@@ -23,7 +24,7 @@ NOT_AUTHORSHIP = (
     "one that the author published."
 )
 
-Kind = Literal["missing", "extra", "changed", "unreadable", "figure"]
+Kind = Literal["missing", "extra", "changed", "unreadable", "figure", "impossible"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Problem:
 
     kind: Kind
     where: str
-    """An entry's name, or a figure's path."""
+    """An entry's name, a figure's path, or a run."""
     said: str
 
 
@@ -51,6 +52,8 @@ class Verified:
     views: int
     figures: int
     """Numbers of the manifest that were computed again from the points."""
+    unknown: tuple[str, ...]
+    """Rewards whose scores could not be held against a range, since they are not installed here."""
     problems: tuple[Problem, ...]
 
 
@@ -68,6 +71,7 @@ def verify_bundle(path: Path, limits: Limits | None = None) -> Verified:
         problems.append(Problem("unreadable", "", reason))
     else:
         problems += _figure_problems(manifest, content)
+        problems += [Problem("impossible", run, clean_text(said, 300)) for run, said in content.impossible]
     return Verified(
         path=path,
         sha256=archive.sha256,
@@ -78,6 +82,7 @@ def verify_bundle(path: Path, limits: Limits | None = None) -> Verified:
         points=sum(run.points for run in content.runs.values()) if content else 0,
         views=len(content.views) if content else 0,
         figures=_count(list(content.views.values())) + _count(_dumped(content.runs)) if content else 0,
+        unknown=content.unknown if content else (),
         problems=tuple(problems),
     )
 

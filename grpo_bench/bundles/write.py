@@ -25,7 +25,7 @@ from grpo_bench.errors import UserError
 from grpo_bench.store.atomic import write_bytes
 from grpo_bench.store.names import NAME_PATTERN, clean_text
 from grpo_bench.store.run import CONFIG, POINTS, RECORD, SCORES, run_names
-from grpo_bench.store.suite import SUFFIX
+from grpo_bench.store.suite import SUFFIX, read_suite, suite_files
 
 Images = Literal["median", "all", "none"]
 """Of which runs images are taken: the median seed's of each label, all, or none."""
@@ -43,6 +43,8 @@ class Bundled:
     pictures: int
     skipped: tuple[str, ...]
     """One sentence for each folder that is no whole run, and for each run whose images are damaged."""
+    impossible: tuple[str, ...]
+    """What `verify` will say of runs that no run can have stored."""
 
 
 def write_bundle(folder: Path, path: Path, images: Images = "median") -> Bundled:
@@ -78,14 +80,19 @@ def write_bundle(folder: Path, path: Path, images: Images = "median") -> Bundled
     write_bytes(path, data, "the bundle")
     pictures = sum(name.endswith(".png") for name in files)
     digest = hashlib.sha256(data).hexdigest()
-    return Bundled(path, digest, len(data), len(files) + 1, len(sources), pictures, tuple(skipped))
+    odd = tuple(f"{sources[run]}: {said}" for run, said in content.impossible)
+    return Bundled(path, digest, len(data), len(files) + 1, len(sources), pictures, tuple(skipped), odd)
 
 
 def _take(place: Path, name: str, files: dict[str, bytes], sources: dict[str, Path], skipped: list[str]) -> None:
     """Adds one folder's suites and whole runs to `files`, and where each run lies to `sources`."""
-    for suite in sorted(place.glob(f"*{SUFFIX}")):
-        if not suite.name.startswith("."):
+    for suite in suite_files(place):
+        try:
+            if suite.name != f"{read_suite(suite).suite}{SUFFIX}":
+                raise UserError(f"{suite} holds another suite than its name says")
             files[f"{name}/{suite.name}"] = _read(suite)
+        except UserError as error:
+            skipped.append(str(error))
     for run in run_names(place):
         paths = {file: place / run / file for file in (CONFIG, RECORD, POINTS, SCORES)}
         own = {file: _read(where) for file, where in paths.items() if where.is_file()}

@@ -21,7 +21,7 @@ NAMES = {"diffusers": "StableDiffusion3Pipeline", "transformers": "PreTrainedMod
 
 
 def main(job: str, output: str, path: list[str], arguments: Sequence[str]) -> None:
-    """Do `imports` (of the modules named) or `plugins` (of the groups named) on this `sys.path`."""
+    """Do `imports` (of these modules), `plugins` (of these groups) or both (`--` between them) on this `sys.path`."""
     sys.path[:] = path
     with Path(output).open("w", encoding="utf-8") as sink:
 
@@ -29,7 +29,13 @@ def main(job: str, output: str, path: list[str], arguments: Sequence[str]) -> No
             sink.write(json.dumps(line) + "\n")
             sink.flush()
 
-        (imports if job == "imports" else plugins)(arguments, say)
+        words = list(arguments)
+        if job == "both":
+            cut = words.index("--")
+            imports(words[:cut], say)
+            plugins(words[cut + 1 :], say)
+        else:
+            (imports if job == "imports" else plugins)(words, say)
 
 
 def imports(modules: Sequence[str], say: Callable[[Line], None]) -> None:

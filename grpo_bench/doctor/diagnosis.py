@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 
 from grpo_bench.doctor import machine, software
-from grpo_bench.doctor.facts import GB, Facts, Finding, Plugin, pip
+from grpo_bench.doctor.facts import GB, Facts, Finding, Plugin, pip, shown
 from grpo_bench.doctor.software import breaks_transformers
 
 
@@ -28,7 +28,20 @@ def rewards(facts: Facts) -> list[Finding]:
     kinds = [plugin for plugin in facts.plugins if plugin.group == "grpo_bench.rewards" and not plugin.error]
     free = [plugin.name for plugin in kinds if not plugin.weights]
     found = [Finding("rewards", "ok", "no weights", ", ".join(free))] if free else []
-    return [*found, *(_weights(facts, plugin) for plugin in kinds if plugin.weights)]
+    learned = [plugin for plugin in kinds if plugin.weights]
+    return [*found, *_no_cache(facts, learned), *(_weights(facts, plugin) for plugin in learned)]
+
+
+def _no_cache(facts: Facts, learned: list[Plugin]) -> list[Finding]:
+    """What a missing cache of the hub means."""
+    names = ", ".join(plugin.name for plugin in learned)
+    if facts.hub.cached or not names:
+        return []
+    said = f"{shown(facts.hub.cache)} is not there, so that the weights of {names} are on this machine nowhere"
+    if facts.hub.reachable:
+        return [Finding("rewards", "ok", "cache", f"{said}; it is made when the first of them is used")]
+    mend = "export HF_HOME=FOLDER   (a cache that was filled where there is a network)"
+    return [Finding("rewards", "warn", "cache", said, mend)]
 
 
 def _weights(facts: Facts, plugin: Plugin) -> Finding:
@@ -48,7 +61,7 @@ def _weights(facts: Facts, plugin: Plugin) -> Finding:
     for one in missing:
         files.setdefault(one.repo, []).append(shlex.quote(one.file))
     mend = " && ".join(f"hf download {repo} {' '.join(names)}" for repo, names in files.items())
-    return Finding("rewards", "warn", plugin.name, f"{said}; fetch it where there is a network{terms}", mend)
+    return Finding("rewards", "warn", plugin.name, f"{said}; it cannot be used before that is fetched{terms}", mend)
 
 
 def _bytes(size: int) -> str:

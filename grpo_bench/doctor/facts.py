@@ -78,6 +78,8 @@ class Hub:
     reason: str = ""
     token: bool = False
     cache: str = ""
+    cached: bool = True
+    """Whether the cache is there at all."""
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,8 @@ IMPORT_SECONDS = 180
 def examine(results: Path) -> Facts:
     """Everything the doctor looks at; `results` is where runs would be stored."""
     asking = Later(hub)
-    loading = Later(plugins)
     found = packages()
-    attempts, torch = imported([package.name for package in found if package.version])
+    attempts, torch, loaded = examined([package.name for package in found if package.version])
     return Facts(
         host=host(results),
         packages=tuple(found),
@@ -45,7 +44,7 @@ def examine(results: Path) -> Facts:
         hub=asking.result(HUB_SECONDS + 2) or silent_hub(),  # the look-up of a name has no time-out of its own
         installs=tuple(installs([*sys.path, str(Path.cwd())])),
         declared=declared_entry_points(Path(__file__).parents[2] / "pyproject.toml"),
-        plugins=tuple(loading.result(IMPORT_SECONDS) or ()),
+        plugins=tuple(loaded),
     )
 
 
@@ -95,15 +94,29 @@ def _constraints(file: Path) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name.strip()).lower(): version.strip() for name, _, version in pairs}
 
 
+def examined(installed: Sequence[str], seconds: float = IMPORT_SECONDS) -> tuple[list[Import], Torch, list[Plugin]]:
+    """`imported` and `plugins` in one process, since their time is the same imports; in two where that crashes."""
+    lines, end = ask("both", [*_modules(installed), "--", *KINDS], seconds)
+    attempts, torch = _imports_of(lines, end)
+    reached = any("group" in line or "plugin" in line for line in lines)
+    return attempts, torch, _plugins_of(lines, end) if reached or not end else plugins(seconds=seconds)
+
+
 def imported(installed: Sequence[str], seconds: float = IMPORT_SECONDS) -> tuple[list[Import], Torch]:
     """Import each installed distribution's module in another process; torchvision last, so that others fail first."""
+    return _imports_of(*ask("imports", _modules(installed), seconds))
+
+
+def _modules(installed: Sequence[str]) -> list[str]:
     names = [name for name in installed if name not in (DISTRIBUTION, "hpsv2", "image-reward", "protobuf")]
     modules = [MODULES.get(name, name) for name in sorted(names, key=lambda name: name == "torchvision")]
-    modules += [module for owner, module in PROTOCOLS.items() if owner in installed]
-    lines, end = ask("imports", modules, seconds)
+    return modules + [module for owner, module in PROTOCOLS.items() if owner in installed]
+
+
+def _imports_of(lines: Sequence[dict[str, object]], end: str) -> tuple[list[Import], Torch]:
     found = [Import(str(line["module"]), str(line["error"])) for line in lines if "module" in line]
     unfinished = _unfinished(lines)
-    if end and unfinished is not None:
+    if end and unfinished is not None and "group" not in unfinished:
         module = str(unfinished["start"])
         found.append(Import(module.partition(".")[0] if module == "torch.cuda" else module, end))
     said = next((line["torch"] for line in lines if "torch" in line), None)
@@ -127,7 +140,10 @@ def _torch(said: Mapping[str, object]) -> Torch:
 
 def plugins(groups: Sequence[str] = tuple(KINDS), seconds: float = IMPORT_SECONDS) -> list[Plugin]:
     """Every entry point, loaded in another process; one that takes the process down is named, later ones lost."""
-    lines, end = ask("plugins", groups, seconds)
+    return _plugins_of(*ask("plugins", groups, seconds))
+
+
+def _plugins_of(lines: Sequence[dict[str, object]], end: str) -> list[Plugin]:
     found = [_plugin(line["plugin"]) for line in lines if isinstance(line.get("plugin"), dict)]
     unfinished = _unfinished(lines)
     if end and unfinished is not None:
@@ -183,6 +199,8 @@ def installs(path: Sequence[str]) -> list[Install]:
         for pattern in ("grpo_bench-*.dist-info", "grpo_bench*.egg-info"):
             for item in sorted(folder.glob(pattern)) if folder.is_dir() else []:
                 known = metadata.PathDistribution(item)
+                if known.name not in (None, DISTRIBUTION):  # another's package, whose name begins alike
+                    continue
                 names = frozenset(f"{point.group}:{point.name}" for point in known.entry_points)
                 version = re.sub(r"^grpo_bench-?|\.(dist|egg)-info$", "", item.name)
                 on_path = any(Path(one or ".").absolute() == folder for one in sys.path)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 
@@ -82,8 +83,8 @@ def hub() -> Hub:
         pass  # it answered
     except (OSError, ValueError, HTTPException) as error:
         reason = re.sub(r"^\[.*?\] ", "", " ".join(str(getattr(error, "reason", error)).split()))[:200]
-        return Hub(known.endpoint, "", False, reason, known.token, known.cache)
-    return Hub(known.endpoint, "", True, "", known.token, known.cache)
+        return replace(known, reason=reason)
+    return replace(known, reachable=True, reason="")
 
 
 def silent_hub() -> Hub:
@@ -93,7 +94,7 @@ def silent_hub() -> Hub:
     file = Path(os.environ.get("HF_TOKEN_PATH") or _hub_home() / "token")
     token = bool(os.environ.get("HF_TOKEN") or (file.is_file() and file.stat().st_size))
     reason = "" if offline else f"no answer within {HUB_SECONDS} s"
-    return Hub(endpoint, offline, False, reason, token, str(hub_cache()))
+    return Hub(endpoint, offline, False, reason, token, str(hub_cache()), hub_cache().is_dir())
 
 
 def _hub_home() -> Path:

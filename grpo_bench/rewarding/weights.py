@@ -47,7 +47,10 @@ def _published(weights: WeightsFile, setting: str, reward: str, names: str) -> P
     """The file in the hub's cache, fetched if need be. `setting` and `names` say in an error what to give by hand."""
     path = _cached(weights) or _fetched(weights, setting, reward, names)
     if weights.sha256 and sha256(path) != weights.sha256:
-        raise UserError(f"{path} is not the published {weights.file} (its sha256 differs); delete it and fetch it anew")
+        raise UserError(
+            f"{path} is not the published {weights.file} (its sha256 differs); fetch it anew with `hf download "
+            f"{weights.repo} {weights.file} --force-download`"
+        )
     return path
 
 

@@ -53,7 +53,9 @@ def read_table(path: Path, *, mend: str = "") -> pa.Table:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({clean_text(str(error), 100)}): {mend or 'delete it'}.") from error
+        raise UserError(
+            f"{path} cannot be read ({clean_text(str(error), 100)}): {mend or 'see what it is'}."
+        ) from error
     return parse_table(data, path, mend=mend)
 
 

@@ -67,7 +67,7 @@ def read_record(path: Path) -> RunRecord:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(
-            f"{path.parent} is not a whole run, it has no {path.name}: delete the folder, or start the run again."
+            f"{path.parent} is not a whole run, it has no {path.name}: give a run's name or its folder."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Could not read {path}: {clean_text(str(error))}.") from error
@@ -89,13 +89,13 @@ def parse_record(text: str, path: Path) -> RunRecord:
         detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except ValueError as error:
         detail = str(error)
-    raise UserError(f"{path} is damaged ({clean_text(detail, 120)}): run it again with --again, or delete its folder.")
+    raise UserError(f"{path} is damaged ({clean_text(detail, 120)}): start the run anew with --again.")
 
 
 def check_schema(version: object, path: Path) -> None:
     """Refuse, with a UserError, a file that a newer grpo-bench wrote or that none did."""
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise UserError(f"{path} carries no schema version, so grpo-bench did not write it: delete it.")
+        raise UserError(f"{path} carries no schema version, so grpo-bench did not write it.")
     if version > SCHEMA_VERSION:
         raise UserError(
             f"{path} was written by a newer grpo-bench (schema {version}, this one reads up to {SCHEMA_VERSION}): "

@@ -138,9 +138,7 @@ class RunStore:
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{self.folder} is not a whole run, its {CONFIG} cannot be read: delete the folder, or start again."
-            ) from error
+            raise UserError(f"{self.folder} is not a whole run, its {CONFIG} cannot be read: start it anew.") from error
 
     def append_point(self, row: Row) -> None:
         """Add one evaluation and replace points.parquet.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PREFIX = "heldout/"
 """Of a held-out reward's columns; `reward/` is what the run itself scored."""
 _PASSES_KEY = b"grpo_bench.passes"
-_DAMAGED = "delete it and score the run again"
+_DAMAGED = "move it away and score the run again"
 
 Key = tuple[int, str]
 """A point's iteration, and the digest of its images."""

@@ -80,16 +80,30 @@ class SuiteRecord(_Frozen):
     cells: tuple[CellRecord, ...]
 
 
-def read_suites(results: Path) -> tuple[SuiteRecord, ...]:
+def read_suites(results: Path, skipped: list[str] | None = None) -> tuple[SuiteRecord, ...]:
     """The suites swept into a results folder, by name; none where there is no such folder.
 
+    A file that is none of ours, damaged or written by a newer version hides no other: `skipped` gets a sentence of it.
+
     Raises:
-        UserError: a suite file is damaged, or written by a newer version.
+        UserError: there is such a file, and no `skipped` for it.
     """
+    found = []
+    for path in suite_files(results):
+        try:
+            found.append(read_suite(path))
+        except UserError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+    return tuple(found)
+
+
+def suite_files(results: Path) -> list[Path]:
+    """What is called like a suite in a results folder, sorted; nobody knows yet what is in it."""
     if not results.is_dir():
-        return ()
-    files = sorted(path for path in results.glob(f"*{SUFFIX}") if not path.name.startswith("."))
-    return tuple(read_suite(path) for path in files)
+        return []
+    return sorted(path for path in results.glob(f"*{SUFFIX}") if not path.name.startswith("."))
 
 
 def read_suite(path: Path) -> SuiteRecord:
@@ -98,6 +112,8 @@ def read_suite(path: Path) -> SuiteRecord:
     Raises:
         UserError: missing, damaged, or written by a newer version.
     """
+    if path.exists() and not path.is_file():  # a pipe would never be read to its end
+        raise _damaged(path, "it is no file")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -125,7 +141,8 @@ def parse_suite(text: str, path: Path) -> SuiteRecord:
 
 def _damaged(path: Path, detail: str) -> UserError:
     return UserError(
-        f"{path} is damaged ({clean_text(detail, 120)}): delete it and give the sweep command again; runs are kept."
+        f"{path} is damaged, or no suite of grpo-bench ({clean_text(detail, 120)}): the sweep's command writes its own "
+        "anew; runs are kept."
     )
 
 

@@ -42,7 +42,7 @@ def planned_cost(config: RunConfig) -> Projection:
     Raises:
         UserError: the method does not fit the schedule.
     """
-    from grpo_bench.training.planning import iteration_cost, make_method, plan_forest, plan_schedule
+    from grpo_bench.training.planning import iteration_cost, make_method, plan_schedule, planned
     from grpo_bench.training.preview import preview
 
     kind, budget = config.budget_kind, config.budget_amount
@@ -54,7 +54,7 @@ def planned_cost(config: RunConfig) -> Projection:
     kept = sketch.kept_nfe / sketch.nfe
     nfe, used, iterations = 0.0, 0.0, 0
     while iterations < PLANNED:
-        cost = iteration_cost(plan_forest(method, config.seed, iterations, schedule), config, method)
+        cost = iteration_cost(planned(method, config.seed, iterations, schedule), config, method)
         if used + cost.amount(kind) > budget:
             return Projection(nfe, iterations, exact=not sketch.prunes)
         # Pruning saves training evaluations after the rewards are known; an iteration must fit without it.

@@ -39,6 +39,7 @@ class VerifiedJson(TypedDict):
     points: int
     views: int
     figures: int
+    unknown_rewards: list[str]
     intact: bool
     problems: list[ProblemJson]
     note: str
@@ -48,10 +49,16 @@ def print_bundled(done: Bundled, console: Console) -> None:
     """Where the bundle is, what is in it, and what was left out."""
     for said in done.skipped:
         console.print(Text.assemble(("left out", "yellow"), ": ", plain(said)), soft_wrap=True)
+    for said in done.impossible[:SHOWN]:
+        console.print(Text.assemble(("impossible", "red"), ": ", plain(said)), soft_wrap=True)
+    if len(done.impossible) > SHOWN:
+        console.print(Text(f"and {len(done.impossible) - SHOWN} more"))
     held = f"{done.runs} runs, {done.pictures} sheets of images, {done.entries} entries, {done.size / 1e6:.2f} MB"
     console.print(Text.assemble(("bundle", "green"), ": ", plain(str(done.path))), soft_wrap=True)
     console.print(Text(f"  {held}"))
     console.print(Text(f"  sha256 {done.sha256}"), soft_wrap=True)
+    if done.impossible:
+        console.print(Text("  grpo-bench verify will not call it intact", style="red"))
     console.print(Text("  publish this sha256 where readers trust it; grpo-bench verify prints it", style="dim"))
 
 
@@ -66,6 +73,9 @@ def print_verified(found: Verified, console: Console) -> None:
         ),
         soft_wrap=True,
     )
+    if found.unknown:
+        names = plain(", ".join(found.unknown), limit=200)
+        console.print(Text.assemble("  not installed here, so that any score passes: ", names), soft_wrap=True)
     console.print(Text.assemble("  written by grpo-bench ", plain(found.written_by, limit=40)))
     console.print(Text(f"  sha256 {found.sha256}"), soft_wrap=True)
     for problem in problems[:SHOWN]:
@@ -88,6 +98,7 @@ def verified_json(found: Verified) -> VerifiedJson:
         "points": found.points,
         "views": found.views,
         "figures": found.figures,
+        "unknown_rewards": list(found.unknown),
         "intact": not found.problems,
         "problems": [{"kind": one.kind, "where": one.where, "said": one.said} for one in found.problems],
         "note": NOT_AUTHORSHIP,

@@ -60,13 +60,18 @@ def make_method(config: RunConfig) -> Method[MethodConfig]:
 
 
 def plan_forest(method: Method[MethodConfig], seed: int, iteration: int, schedule: Schedule) -> Forest:
-    """The method's forest for an iteration; its draws depend on (seed, iteration) only.
+    """The method's forest for an iteration; its draws depend on (seed, iteration) only."""
+    return method.plan(iteration, generator(seed, Purpose.PLAN, iteration), schedule)
+
+
+def planned(method: Method[MethodConfig], seed: int, iteration: int, schedule: Schedule) -> Forest:
+    """`plan_forest`, for those who do not look into the method.
 
     Raises:
         PluginFailed: the method raised something, or planned no forest.
     """
     with calling(f"method {method.name!r}"):
-        forest = method.plan(iteration, generator(seed, Purpose.PLAN, iteration), schedule)
+        forest = plan_forest(method, seed, iteration, schedule)
     if not isinstance(forest, Forest):
         raise PluginFailed(f"method {method.name!r} planned {type(forest).__name__}; return a Forest")
     return forest
@@ -138,7 +143,7 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
     Raises:
         UserError: the method does not fit the schedule, nothing would be trained, or the budget is too small for it.
     """
-    forest = plan_forest(method, config.seed, 0, plan_schedule(config))
+    forest = planned(method, config.seed, 0, plan_schedule(config))
     name, objective = config.method.name, config.objective
     if method.gaussian_mean_only and (objective.reduction, objective.logprob_scale) != ("mean", "gaussian"):
         raise UserError(

@@ -29,7 +29,7 @@ from grpo_bench.training.behaviour import Behaviour
 from grpo_bench.training.credit_log import CreditLog
 from grpo_bench.training.ema import Ema
 from grpo_bench.training.objective import Objective, default_clip
-from grpo_bench.training.planning import check_grid, make_method, needs_reference, plan_forest, sampling_schedule
+from grpo_bench.training.planning import check_grid, make_method, needs_reference, planned, sampling_schedule
 from grpo_bench.training.prompts import Encoded, told_apart
 
 log = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ def warm_up(session: Session) -> None:
     No optimiser step, own random streams; charged to `setup`, so that the clock starts on warm kernels.
     """
     config, policy, handle = session.config, session.policy, session.handle
-    forest = plan_forest(session.method, config.seed, 0, session.schedule)
+    forest = planned(session.method, config.seed, 0, session.schedule)
     prompts = config.training.prompts
     sizes = {len(forest.nodes_at(step)) * prompts for step in range(forest.steps)}
     rollout = _micro_batch_sizes(sizes, config.training.rollout_batch)

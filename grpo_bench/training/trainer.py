@@ -26,7 +26,7 @@ from grpo_bench.sampling.handle import Conditioning
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.checkpoint import check_sound
 from grpo_bench.training.objective import Batch, Diagnostics
-from grpo_bench.training.planning import frozen_evaluations, iteration_cost, plan_forest
+from grpo_bench.training.planning import frozen_evaluations, iteration_cost, planned
 from grpo_bench.training.session import Session, iteration_prompts
 from grpo_bench.training.slope import slopes
 
@@ -88,9 +88,7 @@ class Trainer:
             self._evaluate()
         while self._in_time():
             with self._ledger.phase("plan"):
-                forest = plan_forest(
-                    self.session.method, self._config.seed, self._ledger.iterations, self.session.schedule
-                )
+                forest = planned(self.session.method, self._config.seed, self._ledger.iterations, self.session.schedule)
             if not self._fits(forest):
                 break
             if self._observer.should_stop():

@@ -1,0 +1,115 @@
+"""Output that nobody reads, or that a full disk refuses: one line and a code for every command, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import Make, cli_here, command, environment, run
+from studies import write_study
+
+from grpo_bench.bundles.write import write_bundle
+from grpo_bench.store.run import RunStore
+
+pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+
+
+def lost(args: tuple[str, ...], cwd: Path, stream: str, kind: str) -> subprocess.CompletedProcess[bytes]:
+    """The command with one of its streams into a pipe that nobody reads, or on to a full disk."""
+    if kind == "full":
+        target = os.open("/dev/full", os.O_WRONLY)
+    else:
+        unread, target = os.pipe()
+        os.close(unread)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: target}
+    try:
+        return subprocess.run(command(*args), cwd=cwd, env=environment(), timeout=60, check=False, **streams)  # type: ignore[call-overload,no-any-return]
+    finally:
+        os.close(target)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with results and their bundle."""
+    folder = tmp_path_factory.mktemp("place")
+    write_study(folder / "runs", {"flat": lambda s, n: 0.5, "tree": lambda s, n: 0.6}, range(2), every=32_000)
+    write_bundle(folder / "runs", folder / "runs.zip", "none")
+    return folder
+
+
+COMMANDS = [
+    ("--help",),
+    ("--version",),
+    ("list", "recipes"),
+    ("plan", "flat", "--json"),
+    ("compare", "runs/study-flat-s0", "runs/study-tree-s0"),
+    ("verify", "runs.zip"),
+    ("verify", "runs.zip", "--json"),
+    ("pareto", "runs"),
+    ("claims", "runs"),
+]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "full"])
+@pytest.mark.parametrize("args", COMMANDS, ids=" ".join)
+def test_standard_output_that_is_lost_is_one_line_and_a_code(place: Path, args: tuple[str, ...], kind: str) -> None:
+    done = lost(args, place, "stdout", kind)
+
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("grpo-bench: standard output cannot be written (")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "full"])
+@pytest.mark.parametrize("args", [("list", "recipes"), ("plan", "nobody")], ids=" ".join)
+def test_standard_error_that_is_lost_changes_no_result(place: Path, args: tuple[str, ...], kind: str) -> None:
+    done, heard = lost(args, place, "stderr", kind), subprocess.run(
+        command(*args), cwd=place, env=environment(), capture_output=True, timeout=60, check=False
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout) == (heard.returncode, heard.stdout)
+
+
+def test_a_closed_standard_output_is_no_traceback(place: Path) -> None:
+    script = f"exec '{sys.executable}' -c 'from grpo_bench.cli import main; main()' list recipes >&-"
+
+    done = subprocess.run(["sh", "-c", script], cwd=place, env=environment(), capture_output=True, check=False)
+
+    assert b"Traceback" not in done.stderr
+
+
+def blocked(store: RunStore) -> None:
+    (store.folder / "curve.png").unlink()
+    (store.folder / "curve.png").mkdir()
+
+
+def no_image(store: RunStore) -> None:
+    (store.images / "prompts.json").unlink()
+
+
+def refused(store: RunStore) -> None:
+    (store.folder / "grid.png").unlink()
+    (store.folder / "grid.png").mkdir()
+
+
+@pytest.mark.parametrize("spoil", [blocked, refused, no_image])
+def test_a_finished_run_whose_pictures_cannot_be_drawn_prints_its_result(
+    config: Make, tmp_path: Path, spoil: Callable[[RunStore], None]
+) -> None:
+    chosen = config()
+    store = run(chosen, tmp_path / "runs").store
+    (tmp_path / "run.toml").write_text(chosen.to_toml(), encoding="utf-8")
+    words = ("run", "--config", str(tmp_path / "run.toml"), "--results", str(tmp_path / "runs"))
+    assert "pictures" not in cli_here(*words).stderr
+    spoil(store)
+
+    done = cli_here(*words)
+
+    assert done.returncode == 0
+    assert store.record.run in done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if "pictures" in line]
+    assert line.startswith("grpo-bench: its pictures cannot be drawn: ")
