@@ -20,9 +20,10 @@ import pytest
 from rich.console import Console
 from running import ROOT, environment
 
+from grpo_bench.doctor import probes
 from grpo_bench.doctor.diagnosis import diagnose
 from grpo_bench.doctor.facts import Facts, Finding, Host, Hub, Import, Install, Package, Plugin, Torch, Weights
-from grpo_bench.doctor.probes import declared_entry_points, imported, installs, packages, plugins
+from grpo_bench.doctor.probes import declared_entry_points, examined, imported, installs, packages, plugins
 from grpo_bench.doctor.requirements import fits, parse
 from grpo_bench.doctor.surroundings import host, hub, is_cached
 from grpo_bench.terminal.health import health_json, print_health
@@ -205,12 +206,30 @@ def test_no_hub_limits_models_and_rewards_that_are_not_cached() -> None:
     assert "https://huggingface.co cannot be reached (timed out)" in found["hub"].sentence
     assert found["hub"].mend == "export HF_HUB_OFFLINE=1"
     assert found["hps"].mark == "warn"
-    assert found["hps"].sentence == ("not cached: HPS_v2.1_compressed.pt (1.97 GB); fetch it where there is a network")
+    assert (
+        found["hps"].sentence
+        == "not cached: HPS_v2.1_compressed.pt (1.97 GB); it cannot be used before that is fetched"
+    )
     assert found["hps"].mend == "hf download xswu/HPSv2 HPS_v2.1_compressed.pt"
     # the same is well with a hub, and with none on purpose the hub itself is
     assert wrong(replace(facts, hub=HEALTHY.hub)) == []
     offline = replace(silent, offline="HF_HUB_OFFLINE", reason="")
     assert [one.subject for one in wrong(replace(facts, hub=offline))] == ["hps"]
+
+
+@pytest.mark.parametrize("names", [("hps",), ("clip", "pickscore"), ("aesthetic", "hps", "image-reward")])
+def test_a_cache_that_is_not_there_names_the_rewards_that_it_lacks(names: tuple[str, ...]) -> None:
+    learned = tuple(Plugin("grpo_bench.rewards", name, "grpo-bench", weights=(HPS,)) for name in names)
+    gone = replace(HEALTHY.hub, reachable=False, offline="HF_HUB_OFFLINE", cached=False)
+
+    found = {one.subject: one for one in wrong(replace(HEALTHY, hub=gone, plugins=learned))}
+
+    assert set(found) == {"cache", *names}
+    assert f"the weights of {', '.join(names)} are" in found["cache"].sentence
+    assert found["cache"].mend.startswith("export HF_HOME=")
+    # with a hub it is made when it is needed; and rewards without weights need none
+    assert wrong(replace(HEALTHY, hub=replace(gone, offline="", reachable=True), plugins=learned)) == []
+    assert wrong(replace(HEALTHY, hub=gone, plugins=HEALTHY.plugins[:2])) == []
 
 
 def test_files_of_two_repositories_are_fetched_by_one_command() -> None:
@@ -224,8 +243,8 @@ def test_files_of_two_repositories_are_fetched_by_one_command() -> None:
         replace(HEALTHY, hub=replace(HEALTHY.hub, offline="HF_HUB_OFFLINE", reachable=False), plugins=(plugin,))
     )
     assert found.sentence == (
-        "only partly cached, without h e.pt (3.7 MB) and 1 more; fetch it where there is a network; not for commercial "
-        "use (CC-BY-NC)"
+        "only partly cached, without h e.pt (3.7 MB) and 1 more; it cannot be used before that is fetched; not for "
+        "commercial use (CC-BY-NC)"
     )
     assert found.mend == "hf download a/head 'h e.pt' && hf download b/clip m.st"
 
@@ -344,6 +363,39 @@ def test_a_module_that_takes_its_process_down_is_named(
     assert torch == Torch()
 
 
+def test_imports_and_entry_points_are_looked_at_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = count_questions(monkeypatch)
+
+    attempts, _, loaded = examined(["safetensors", "filelock"])
+
+    assert asked == ["both"]
+    assert [(one.module, one.error) for one in attempts] == [("safetensors", ""), ("filelock", "")]
+    assert {("method", "flat"), ("reward", "shapes"), ("policy", "sd3")} <= {(one.kind, one.name) for one in loaded}
+
+
+@pytest.mark.parametrize("code", ["import os\nos._exit(3)\n", "import os\nos.kill(os.getpid(), 9)\n"])
+def test_an_import_that_takes_its_process_down_hides_no_entry_point(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pit.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    asked = count_questions(monkeypatch)
+
+    attempts, _, loaded = examined(["filelock", "pit"])
+
+    assert asked == ["both", "plugins"]
+    assert [(one.module, bool(one.error)) for one in attempts] == [("filelock", False), ("pit", True)]
+    assert ("method", "flat") in {(one.kind, one.name) for one in loaded}
+
+
+def count_questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The jobs that processes are started for."""
+    asked: list[str] = []
+    real = probes.ask
+    monkeypatch.setattr(probes, "ask", lambda job, *rest: asked.append(job) or real(job, *rest))
+    return asked
+
+
 def test_entry_points_are_loaded_elsewhere_and_a_broken_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +434,19 @@ def test_metadata_is_read_in_the_order_of_the_path(tmp_path: Path, monkeypatch: 
     first, second = installs([str(tmp_path / "site"), str(tmp_path / "here")])
     assert (first.version, first.names, first.on_path) == ("0.2", frozenset({"grpo_bench.rewards:site"}), True)
     assert (second.version, second.names, second.on_path) == ("", frozenset({"grpo_bench.rewards:here"}), False)
+
+
+@pytest.mark.parametrize("name", ["grpo_bench-extra.dist-info", "grpo_bench_jazz.egg-info", "grpo_bench-jazz.egg-info"])
+def test_a_package_whose_name_begins_alike_is_left_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its metadata would else be called old, and its removal advised."""
+    (tmp_path / name).mkdir()
+    file = "PKG-INFO" if name.endswith("egg-info") else "METADATA"
+    (tmp_path / name / file).write_text("Metadata-Version: 2.1\nName: grpo-bench-extra\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert not [one for one in installs([str(tmp_path)]) if "extra" in one.path or "jazz" in one.path]
 
 
 def test_the_sources_entry_points(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import Make, cli_here, command, environment, run
+from running import cli_here, command, environment
 from studies import write_study
 
 from grpo_bench.bundles.write import write_bundle
@@ -82,34 +82,33 @@ def test_a_closed_standard_output_is_no_traceback(place: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
-def blocked(store: RunStore) -> None:
-    (store.folder / "curve.png").unlink()
-    (store.folder / "curve.png").mkdir()
+def folder_for(name: str) -> Callable[[RunStore], None]:
+    """Puts a folder where a picture should be written."""
+
+    def spoil(store: RunStore) -> None:
+        (store.folder / name).unlink()
+        (store.folder / name).mkdir()
+
+    return spoil
 
 
-def no_image(store: RunStore) -> None:
+def without_images(store: RunStore) -> None:
     (store.images / "prompts.json").unlink()
 
 
-def refused(store: RunStore) -> None:
-    (store.folder / "grid.png").unlink()
-    (store.folder / "grid.png").mkdir()
-
-
-@pytest.mark.parametrize("spoil", [blocked, refused, no_image])
+@pytest.mark.parametrize("spoil", [folder_for("curve.png"), folder_for("grid.png"), without_images])
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
 def test_a_finished_run_whose_pictures_cannot_be_drawn_prints_its_result(
-    config: Make, tmp_path: Path, spoil: Callable[[RunStore], None]
+    tmp_path: Path, spoil: Callable[[RunStore], None], quiet: list[str]
 ) -> None:
-    chosen = config()
-    store = run(chosen, tmp_path / "runs").store
-    (tmp_path / "run.toml").write_text(chosen.to_toml(), encoding="utf-8")
-    words = ("run", "--config", str(tmp_path / "run.toml"), "--results", str(tmp_path / "runs"))
+    words = ["run", "--workload", "gaussian", "--budget", "iterations=1", "--results", str(tmp_path), *quiet]
     assert "pictures" not in cli_here(*words).stderr
-    spoil(store)
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    spoil(RunStore(folder))
 
     done = cli_here(*words)
 
     assert done.returncode == 0
-    assert store.record.run in done.stdout
+    assert folder.name in done.stdout
     (line,) = [line for line in done.stderr.splitlines() if "pictures" in line]
     assert line.startswith("grpo-bench: its pictures cannot be drawn: ")
