@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from grpo_bench.config import RunConfig, Table
 from grpo_bench.errors import UserError
 from grpo_bench.policies.files import model_files
+from grpo_bench.guard import calling
 from grpo_bench.registry import METHODS, POLICIES, WORKLOADS
 from grpo_bench.rewarding.weights import fingerprints, sha256
 from grpo_bench.sources import Sources, sources_of
@@ -44,7 +45,8 @@ def find_base(config: RunConfig) -> Base:
     Raises:
         UserError: there is no such folder or hub id, or a folder was given a revision.
     """
-    source = config.model.path or WORKLOADS.get(config.workload)().model(config)
+    with calling(f"workload {config.workload!r}"):
+        source = config.model.path or WORKLOADS.get(config.workload)().model(config)
     folder = Path(source).expanduser()
     if not _exists(folder):
         from grpo_bench.policies.hub import snapshot
