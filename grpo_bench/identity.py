@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from grpo_bench.config import RunConfig, Table
 from grpo_bench.errors import UserError
-from grpo_bench.policies.files import model_files
 from grpo_bench.guard import calling
+from grpo_bench.policies.files import model_files
 from grpo_bench.registry import METHODS, POLICIES, WORKLOADS
 from grpo_bench.rewarding.weights import fingerprints, sha256
 from grpo_bench.sources import Sources, sources_of

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from executor_jobs import Heard, began, busy, carry_out, config, iterations, real, wait_until
 from running import environment, run, same_points
+from studies import write_study
 
 from grpo_bench.errors import UserError
 from grpo_bench.executors.base import Event, Job
 from grpo_bench.executors.choose import make_executor
 from grpo_bench.executors.local import LocalExecutor, cores, devices_of_torch
+from grpo_bench.store.record import Status
 from grpo_bench.store.run import RunStore
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -55,6 +57,22 @@ def test_how_each_ended_is_told_and_one_failure_stops_no_other(tmp_path: Path) -
 
     assert heard.last(hostile).code == 1 and heard.last(hostile).message == "RuntimeError: [red] no\ufffd luck"
     assert heard.last(fine).code == 0 and heard.last(fine).message == ""
+
+
+@pytest.mark.parametrize(("status", "code"), [("running", 1), ("done", 0)])
+def test_an_exit_code_of_success_counts_only_for_a_run_that_has_ended(
+    tmp_path: Path, status: Status, code: int
+) -> None:
+    """A plugin that calls os._exit(0) leaves a record that says `running`."""
+    state = {("flat", 0): (status, "")}
+    write_study(tmp_path / "results", {"flat": lambda seed, nfe: 0.5}, range(1), status=state, suite=False)
+    ends = busy(tmp_path, "study-flat-s0", code=0)
+    (tmp_path / "go").touch()
+
+    last = carry_out(LocalExecutor(1), [ends]).last(ends)
+
+    assert last.code == code
+    assert ("before it was done" in last.message) == (code == 1)
 
 
 def test_a_mistake_is_told_in_its_own_sentence(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,26 @@ def test_an_interrupt_sent_to_either_process_arrives_once(target: str) -> None:
 
     process.communicate(timeout=30)
     assert process.returncode == 41
+
+
+def test_ctrl_c_in_a_terminal_arrives_once() -> None:
+    waiting = f"seen = []\nsignal.signal(signal.SIGINT, lambda *_: seen.append(1))\n{WAIT.strip()}\n"
+    ends = "    if seen:\n        time.sleep(0.2)\n        os.write(1, b'seen %d' % len(seen))\n        sys.exit(0)"
+    program = PROGRAM.format(body="\n    ".join((waiting + ends).strip().splitlines()))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, [sys.executable, "-c", program], environment())
+    said = b""
+    while not said.strip().isdigit():
+        said += os.read(terminal, 100)
+
+    os.write(terminal, b"\x03")
+
+    with suppress(OSError):  # what Linux says of a terminal whose last process has ended
+        while part := os.read(terminal, 100):
+            said += part
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert said.endswith(b"seen 1")
 
 
 def alive(pid: int) -> bool:
