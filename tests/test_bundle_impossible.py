@@ -84,7 +84,7 @@ def test_an_untouched_run_is_possible(results: Path) -> None:
         (put(2, decodes=1000), ["1,024 images were made of 1,000 decodes"]),
         (put(slice(3, None), reward_calls=3000), ["1 rewards scored 1,536 images by 3,000 calls"]),
         (put(slice(1, None), updates=200), ["200 updates are more than 2 an iteration"]),
-        (put(2, images=1028, decodes=1028, reward_calls=1028), ["1,028 images are not of 16 prompts"]),
+        (put(2, images=1028, decodes=1028, reward_calls=1028), ["1,028 images are none of 16 prompts"]),
         (put(3, iteration=32), ["the point before has iteration 32"]),
         (put(1, proxy=0.9), ["proxy is 0.9, and shapes-pref is 0.625"]),
         (put(1, reward_per_shapes=0.9), ["gold is 0.525, and shapes is 0.9"]),
