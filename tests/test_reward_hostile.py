@@ -210,6 +210,7 @@ def run_plugin(folder: Path, where: str, deed: str, *, apart: bool = False) -> t
         ("score", "reward 'deed'"),
         ("load", "reward 'deed'"),
         ("credit", "method 'deeds'"),
+        ("log_ratio", "method 'deeds'"),
         ("state_dict", "method 'deeds'"),
     ],
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Credit, Floats, Ints
 from grpo_bench.forest.schedule import Schedule
+from grpo_bench.guard import calling
 from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
 
 LATENT = (1, 2, 2)
@@ -63,7 +64,8 @@ def _edges(
         reference_mean=mean.clone(),
     )
     with torch.enable_grad():
-        loss = method.edge_loss(batch)
+        with calling(f"method {method.name!r}"):
+            loss = method.edge_loss(batch)
         values: Floats = _gradient(loss, logp).double().numpy()
     return values
 
@@ -78,7 +80,9 @@ def _forward(method: Method[MethodConfig], schedule: Schedule, advantage_D: Floa
     with torch.enable_grad():
         error = (x_t - t_D111 * v - x_0).flatten(1)
         fit = -(error.square() / error.detach().abs().mean(1, keepdim=True)).mean(1)
-        along, loss = (_gradient(value, v).flatten(1).double() for value in (fit, method.forward_loss(batch)))
+        with calling(f"method {method.name!r}"):
+            own = method.forward_loss(batch)
+        along, loss = (_gradient(value, v).flatten(1).double() for value in (fit, own))
     values: Floats = ((along * loss).sum(1) / along.square().sum(1)).numpy()
     return values
 
