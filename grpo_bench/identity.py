@@ -128,11 +128,17 @@ def check_unchanged(record: RunRecord, now: Mapping[str, str], doing: str) -> No
     `doing` ends the sentence "RUN cannot be …": resumed, sampled from.
 
     Raises:
-        UserError: something differs, or the run is of a time before all this was recorded.
+        UserError: something differs, the engine's numerics included, or the run is of a time before all this was
+            recorded.
     """
     if "policy" not in record.hashes:
         raise UserError(
             f"{record.run} cannot be {doing}: an older grpo-bench made it, whose hashes cover less; run it anew"
+        )
+    if record.numerics_version != NUMERICS_VERSION:
+        raise UserError(
+            f"{record.run} cannot be {doing}: it was made under numerics version {record.numerics_version}, and this "
+            f"grpo-bench has {NUMERICS_VERSION}; run it anew"
         )
     for name, digest in now.items():
         then = record.hashes.get(name)

@@ -265,6 +265,14 @@ def test_quiet_says_whether_the_result_was_stored_or_fresh() -> None:
     assert first["run"] == second["run"] == third["run"]
 
 
+def test_a_run_of_another_numerics_version_is_not_gone_on_with(make: Make, results: Path) -> None:
+    stopped = run(make(), results, Watcher(stop_after=1))
+    stopped.store.save_record(stopped.record.model_copy(update={"numerics_version": 1}))
+
+    with pytest.raises(UserError, match="made under numerics version 1"):
+        resume(stopped.store, Watcher())
+
+
 def test_runs_of_older_ids_are_read_and_never_matched(tmp_path: Path) -> None:
     # given a reference run whose hashes cover less, and the same one as if it had been interrupted
     folder = next((ROOT / "results" / "reference" / "shapes").glob("shapes-flat-s*"))
