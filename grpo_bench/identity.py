@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from grpo_bench.policies.files import model_files
 from grpo_bench.registry import METHODS, POLICIES, WORKLOADS
 from grpo_bench.rewarding.weights import fingerprints, sha256
 from grpo_bench.sources import Sources, sources_of
+from grpo_bench.store.names import check_text
 from grpo_bench.versions import NUMERICS_VERSION
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ def find_base(config: RunConfig) -> Base:
     with calling(f"workload {config.workload!r}"):
         source = config.model.path or WORKLOADS.get(config.workload)().model(config)
     folder = Path(source).expanduser()
-    if not _exists(folder):
+    # A stored config has a hub's commit, and means that, whatever folder lies where it is read.
+    if not _exists(folder) or re.fullmatch("[0-9a-f]{40}", config.model.revision):
         from grpo_bench.policies.hub import snapshot
 
         return Base(*snapshot(source, config.model.revision, config.model.variant or ""))
@@ -67,7 +70,7 @@ def placed(config: RunConfig, base: Base) -> RunConfig:
     """
     model = {"revision": base.revision}
     if config.model.path and not base.revision:
-        model["path"] = _writable(str(base.folder))
+        model["path"] = _storable(str(base.folder))
     tables = {name: table for name, table in (config.reward.model_extra or {}).items() if isinstance(table, Mapping)}
     rewards = {name: {key: _absolute(key, value) for key, value in table.items()} for name, table in tables.items()}
     return config.model_copy(
@@ -178,15 +181,11 @@ def _absolute(key: str, value: object) -> object:
     if key not in REWARD_PLACES or not isinstance(value, str) or not value:
         return value
     path = Path(value).expanduser()
-    return _writable(os.path.abspath(path)) if _exists(path) else value
+    return _storable(os.path.abspath(path)) if _exists(path) else value
 
 
-def _writable(path: str) -> str:
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        shown = path.encode(errors="surrogateescape").decode(errors="replace")
-        raise UserError(f"the path {shown!r} is not UTF-8, and no config could hold it; rename it") from error
+def _storable(path: str) -> str:
+    check_text(path, "the path")  # of a folder that the command was given in
     return path
 
 

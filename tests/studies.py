@@ -42,6 +42,8 @@ class Spend:
     reference_nfe: int = 0
     reward_calls: int = 32
     updates: int = 2
+    planned: int = 0
+    """Updates an iteration that the config asks for; 0: those that are made."""
     seconds: float = 2.0
     """Half of it rollout, 0.4 training, the rest reward."""
 
@@ -103,15 +105,16 @@ def write_study(
         if part == "main" and (label, seed) in missing:
             return
         most = 0.0 if part == "base" else budget
+        planned = own.planned or max(1, own.updates)
         config = {
             "workload": workload, "seed": seed, "recipe": recipe, "protocol": protocol,
             "budget": {"iterations": 0} if part == "base" else {"nfe": budget},
-            "method": {"name": method}, "reward": {"name": reward}, "training": {"updates": max(1, own.updates)},
+            "method": {"name": method}, "reward": {"name": reward}, "training": {"updates": planned},
             "evaluation": {"every": every, "prompts": len(PROMPTS), "images": 2, "seed": evaluation},
         }  # fmt: skip
         if label != method:
             ema = (sum(label.encode()) % 97 + 1) / 100  # some setting, so that ids differ
-            config["training"] = {"updates": max(1, own.updates), "ema_decay": ema}
+            config["training"] = {"updates": planned, "ema_decay": ema}
         record = RunRecord.model_validate(
             {
                 "run": run, "status": ended, "reason": reason, "method": method, "recipe": recipe, "reward": reward,

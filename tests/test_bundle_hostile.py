@@ -323,7 +323,7 @@ def test_a_zip64_list_hidden_in_the_last_entrys_comment_is_refused(tmp_path: Pat
 def test_a_folder_a_missing_file_and_a_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_text("PK is how zips begin, and this is none, though it is long enough to be one")
 
-    refused(tmp_path, "no whole bundle")
+    refused(tmp_path, "is a folder and no bundle")
     refused(tmp_path / "gone.zip", "there is no bundle")
     refused(tmp_path / "text.zip", "no zip file")
 

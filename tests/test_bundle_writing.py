@@ -40,12 +40,14 @@ def test_one_run_in_two_places_is_refused_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "r.zip").exists()
 
 
-def test_a_suite_whose_name_no_bundle_has_is_refused(tmp_path: Path) -> None:
+def test_a_suite_in_a_file_of_another_name_is_left_out_and_named(tmp_path: Path) -> None:
     write_study(tmp_path / "r", GOLD, range(1))
-    (tmp_path / "r" / "My Suite.suite.json").write_text("{}", encoding="utf-8")
+    (own,) = (tmp_path / "r").glob("*.suite.json")
+    own.rename(own.with_name("My Suite.suite.json"))
 
-    with pytest.raises(UserError, match=r"'r/My Suite\.suite\.json' cannot be in a bundle"):
-        write_bundle(tmp_path / "r", tmp_path / "r.zip", "none")
+    bundled = write_bundle(tmp_path / "r", tmp_path / "r.zip", "none")
+
+    assert ["My Suite.suite.json" in skipped for skipped in bundled.skipped] == [True]
 
 
 def test_a_hidden_suite_is_left_where_it_is(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_one_content_has_one_id_whatever_road_it_came_by(
 
 
 def test_a_hub_id_stands_for_the_commit_that_it_points_to(
-    make: Make, model: Path, results: Path, publish: Publish
+    make: Make, model: Path, results: Path, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a run on a hub id
     config = named(make(budget={"iterations": 0.0}), "tiny/sd3")
@@ -101,6 +101,8 @@ def test_a_hub_id_stands_for_the_commit_that_it_points_to(
     assert second.fresh and first.record.run != second.record.run
     assert first.record.hashes["weights"] != second.record.hashes["weights"]
     assert [stored_config(one.store).model.revision for one in (first, second)] == [COMMIT, LATER]
+    (tmp_path / "tiny" / "sd3").mkdir(parents=True)  # a folder of that name is another thing
+    monkeypatch.chdir(tmp_path)
     pinned = run(named(make(budget={"iterations": 0.0}), "tiny/sd3", revision=COMMIT), results)
     assert (pinned.record.run, pinned.fresh) == (first.record.run, False)
 

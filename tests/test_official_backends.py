@@ -79,7 +79,7 @@ def test_the_recorded_scores_are_recorded_again(name: str) -> None:
     kept = json.loads(FIXTURE.read_text(encoding="utf-8"))[name]["scores"]
     assert again.keys() == kept.keys()
     for image, row in kept.items():
-        assert again[image] == pytest.approx(row, rel=1e-6, abs=1e-6), image
+        assert again[image] == pytest.approx(row, rel=3e-6, abs=3e-6), image  # recorded on another processor
 
 
 @pytest.mark.usefixtures("no_network")

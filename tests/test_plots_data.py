@@ -74,7 +74,12 @@ def test_seeds_at_other_costs_are_averaged_on_a_grid_that_all_reach(tmp_path: Pa
     # given two seeds of one method whose points lie at other updates
     for seed, updates in ((0, 2), (1, 3)):
         write_study(
-            tmp_path, {"flat": fast}, [seed], name=f"s{seed}", suite=False, spend={"flat": Spend(updates=updates)}
+            tmp_path,
+            {"flat": fast},
+            [seed],
+            name=f"s{seed}",
+            suite=False,
+            spend={"flat": Spend(updates=updates, planned=3)},
         )
     study, (summary,) = read(tmp_path)
     plot = collect(study.views[0], summary)["curves-updates"]
