@@ -64,15 +64,15 @@ def sources_of(kind: type, *, packages: bool = True) -> Sources:
     Raises:
         UserError: a module of it is in no file, so that no change of it could be seen.
     """
-    found = _Search(own=frozenset([DISTRIBUTION, *_distributions(kind.__module__)]))
+    found = _Search(own=frozenset([DISTRIBUTION, *_distributions(kind.__module__)]), packages=packages)
     for module in dict.fromkeys(base.__module__ for base in kind.__mro__):
-        found.visit(module)
+        found.visit(module, root=True)
     if kind.__module__ not in found.modules and not is_engine(kind.__module__):
         raise UserError(
             f"{kind.__name__} is defined in no file, so that a change of it could not be seen; put it into a .py file"
         )
     roots = len(found.modules)
-    found.follow(packages=packages)
+    found.follow()
     shipped = DISTRIBUTION in _providers(tuple(sys.path)).get(kind.__module__.partition(".")[0], ())
     return Sources(found.modules, roots, found.files, {} if shipped else found.libraries)
 
@@ -80,13 +80,13 @@ def sources_of(kind: type, *, packages: bool = True) -> Sources:
 class _Search:
     """Collects modules; `own` are the plugin's own distributions, which are read although they are installed."""
 
-    def __init__(self, own: frozenset[str]) -> None:
-        self._own = own
+    def __init__(self, own: frozenset[str], *, packages: bool) -> None:
+        self._own, self._packages = own, packages
         self.modules: dict[str, Path] = {}
         self.files: dict[str, Path] = {}
         self.libraries: dict[str, str] = {}
 
-    def visit(self, name: str) -> None:
+    def visit(self, name: str, *, root: bool = False) -> None:
         """Take a module in, or the library that it is a part of; a name that is no module's is passed over."""
         if is_engine(name) or name in self.modules:
             return
@@ -95,18 +95,17 @@ class _Search:
             self.libraries.update({each: metadata.version(each).partition("+")[0] for each in foreign})
             return
         path = _origin(name)
-        if path is not None and not _is_standard(path):
-            self.modules[name] = path
+        if path is None or _is_standard(path) or (path.stem == "__init__" and not (self._packages or root)):
+            return
+        self.modules[name] = path
 
-    def follow(self, *, packages: bool) -> None:
+    def follow(self) -> None:
         """Visit what the modules import, and what those import, until nothing is new; note the files they name."""
         done: set[str] = set()
         while todo := [name for name in self.modules if name not in done]:
             for name in todo:
                 done.add(name)
                 path = self.modules[name]
-                if path.stem == "__init__" and not packages:
-                    continue
                 for imported in _absolute(_scan(path).imports, _package(name, path)):
                     for end in range(imported.count(".") + 1):  # importing a.b.c runs a and a.b too
                         self.visit(".".join(imported.split(".")[: end + 1]))

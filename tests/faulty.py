@@ -510,3 +510,83 @@ class LastStepTrained(Chains):
 
     def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
         return chains(schedule.sigmas, 8, early(schedule), trained=np.arange(schedule.steps) >= 2)
+
+
+class RatioOfOne(Chains):
+    """Its ratio is 1 wherever the policy goes, so that nothing is clipped."""
+
+    name = "ratio-of-one"
+
+    def log_ratio(self, batch: EdgeBatch) -> torch.Tensor:
+        return batch.logp - batch.logp.detach()
+
+
+class Unclipped(Chains):
+    """The smaller of the two terms: the clip stops what it should let through, and nothing else."""
+
+    name = "unclipped"
+
+    def edge_loss(self, batch: EdgeBatch) -> torch.Tensor:
+        ratio = self.log_ratio(batch).exp()
+        plain, clipped = ratio, ratio.clamp(1 - batch.clip, 1 + batch.clip)
+        return batch.weight * torch.minimum(-batch.advantage * plain, -batch.advantage * clipped)
+
+
+class OneOfTwoRewards(Chains):
+    """Of several rewards it credits the first."""
+
+    name = "one-of-two-rewards"
+
+    def credit(self, rollout: Rollout) -> Credit:
+        reward_LP = next(iter(rollout.rewards.values()))
+        return undeclared(rollout, back_up(rollout.forest, zscore(reward_LP)))
+
+
+class LateLeaves(Chains):
+    """Images late in the group count more."""
+
+    name = "late-leaves"
+
+    def changed(self, rollout: Rollout, advantage_NP: np.ndarray) -> np.ndarray:
+        place_L = np.linspace(-0.3, 0.3, rollout.forest.images)
+        return advantage_NP + back_up(rollout.forest, place_L[:, None] * np.ones((1, advantage_NP.shape[1])))
+
+
+class KeepsByOthers(Chains):
+    """Which edges are kept depends on the other prompts' rewards."""
+
+    name = "keeps-by-others"
+
+    def credit(self, rollout: Rollout) -> Credit:
+        credit = super().credit(rollout)
+        mean_NP = back_up(rollout.forest, next(iter(rollout.rewards.values())))
+        return Credit(credit.advantage_NP, credit.group_NP, mean_NP >= np.median(mean_NP))
+
+
+class LargeLatents(Chains):
+    """Five times the loss where latents have as many numbers as the built-in model's."""
+
+    name = "large-latents"
+
+    def edge_loss(self, batch: EdgeBatch) -> torch.Tensor:
+        return super().edge_loss(batch) * (5.0 if batch.mean[0].numel() >= 256 else 1.0)
+
+
+class ManyPrompts(Chains):
+    """Advantages that grow with the number of prompts."""
+
+    name = "many-prompts"
+
+    def changed(self, rollout: Rollout, advantage_NP: np.ndarray) -> np.ndarray:
+        return advantage_NP * max(1.0, advantage_NP.shape[1] / 4)
+
+
+class Ranks(Chains):
+    """Ranks within the prompt, ties averaged: sound, although a raise that passes nobody changes nothing."""
+
+    name = "sound-ranks"
+
+    def credit(self, rollout: Rollout) -> Credit:
+        reward_LP = next(iter(rollout.rewards.values())) if len(rollout.rewards) == 1 else sum(rollout.rewards.values())
+        above = (reward_LP[:, None] > reward_LP[None]).sum(1) - (reward_LP[:, None] < reward_LP[None]).sum(1)
+        return undeclared(rollout, back_up(rollout.forest, 1.7 * above / len(reward_LP)))

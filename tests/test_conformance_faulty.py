@@ -51,13 +51,20 @@ CASES = [
     ("writes-batch", "ratio", "ratio", "wrote into batch.advantage"),
     ("writes-behind", "ratio", "ratio", "wrote into batch.weight"),
     ("writes-forward", "ascent", "ascent", "wrote into batch.x_0"),
+    ("ratio-of-one", "trust", "trust", "must move with the log-prob"),
+    ("unclipped", "trust", "trust", "still pulls the way that the advantage points"),
+    ("one-of-two-rewards", "credit", "rewards", "the second alone tells images apart"),
+    ("late-leaves", "credit", "equal", "all images got the same reward"),
+    ("keeps-by-others", "order", "local", "or whether it is kept"),
+    ("large-latents", "scale", "scale", "a learning rate of the method's own"),
+    ("many-prompts", "scale", "scale", "a learning rate of the method's own"),
     ("last-step", "plan", "plan", "the last step is deterministic in every method"),
     ("last-step-of-a-tree", "plan", "plan", "the last step is deterministic in every method"),
     ("last-step-trained", "plan", "plan", "trained is True for it"),
 ]
 """(method, the family of checks, the check that must fail, words of its sentence)."""
 
-SOUND = ("sound-chains", "sound-tree", "sound-siblings")
+SOUND = ("sound-chains", "sound-tree", "sound-siblings", "sound-ranks")
 
 
 @pytest.fixture(scope="module", autouse=True)

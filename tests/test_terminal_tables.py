@@ -17,6 +17,7 @@ from grpo_bench.forest.forest import branching, chains
 from grpo_bench.forest.sketch import Sketch
 from grpo_bench.metering.ledger import PHASES, ROLES
 from grpo_bench.registry import Entry
+from grpo_bench.terminal.outcome import resume_command
 from grpo_bench.terminal.tables import (
     comparison_json,
     outcome_json,
@@ -140,6 +141,13 @@ def test_the_resume_command_names_a_folder_elsewhere_as_a_shell_reads_it(tmp_pat
     print_outcome(store, out)
     assert f"grpo-bench run --resume '{store.folder}'" in written(out)
     assert "before the first measurement" in written(out)
+
+
+def test_the_resume_command_brings_the_plugins_of_the_run(tmp_path: Path) -> None:
+    store = stored(tmp_path, [], status="interrupted")
+    store.save_record(store.record.model_copy(update={"command": ("grpo-bench", "run", "--plugin", "my late.py")}))
+
+    assert resume_command(store).endswith(" --plugin 'my late.py'")
 
 
 def test_an_outcome_for_scripts_has_these_keys_and_no_others(tmp_path: Path) -> None:

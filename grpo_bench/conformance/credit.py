@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from grpo_bench.conformance.finding import Finding, Worst
-from grpo_bench.conformance.scenes import PROMPTS, Change, Scene, Scored, play
-from grpo_bench.conformance.subject import Subject
+from grpo_bench.conformance.scenes import PROMPTS, Change, Scene, Scored, judged, play
+from grpo_bench.conformance.subject import SEED, Subject
+from grpo_bench.forest.rollout import Rollout
 
 ROUNDING = 1e-6
 """float64 sums of a few hundred z-scores err by 1e-13; a std at its floor of 1e-6 may magnify that to 1e-8."""
@@ -26,6 +27,8 @@ def check_credit(subject: Subject) -> Iterator[Finding]:
     yield _affine(subject)
     yield _permutation(subject)
     yield _alike(subject)
+    yield _equal(subject)
+    yield _every_reward(subject)
 
 
 def _faults(scored: Scored) -> Iterator[str]:
@@ -126,6 +129,38 @@ def _alike(subject: Subject) -> Finding:
         f"{difference_NP[node, prompt]:.4g}; neither a prompt's words nor its place may matter",
     )
     return worst.finding("the same rewards for four prompts", "")
+
+
+def _equal(subject: Subject) -> Finding:
+    """In the first iteration, before a method can remember better ones."""
+    worst = Worst("equal", ROUNDING)
+    (scored,) = play(subject, Scene(iterations=(0,), change=lambda turn, reward_LP: np.full_like(reward_LP, 0.5)))
+    for prompt in range(len(PROMPTS)):
+        node_M = judged(scored, prompt)
+        depth_M, advantage_M = scored.forest.depth_N[node_M], scored.credit.advantage_NP[node_M, prompt]
+        for depth in np.unique(depth_M).tolist():
+            worst.see(
+                float(np.ptp(advantage_M[depth_M == depth])),
+                f"credit: all images got the same reward, but the advantages at depth {depth} differ by "
+                f"{np.ptp(advantage_M[depth_M == depth]):.4g}; nothing but rewards may tell images apart",
+            )
+    return worst.finding("the same reward for every image", "no edge was kept where all rewards are equal")
+
+
+def _every_reward(subject: Subject) -> Finding:
+    """Two rewards, of which only one tells the images apart: that one must be credited, whichever it is."""
+    forest = subject.forest(0)
+    told_LP = 10 * np.random.default_rng(SEED).standard_normal((forest.images, len(PROMPTS)))
+    logp_NP = np.where(forest.trained_N, -1.0, 0.0)[:, None] * np.ones((1, len(PROMPTS)))
+    for position in ("first", "second"):
+        scores = {"first": np.full_like(told_LP, 0.5), "second": np.full_like(told_LP, 0.5)} | {position: told_LP}
+        credit = subject.method().credit(
+            Rollout(forest, scores, logp_NP, {"first": 1.0, "second": 1.0}, prompts=PROMPTS)
+        )
+        if float(np.abs(credit.advantage_NP).max()) <= ROUNDING:
+            said = f"credit: of two rewards the {position} alone tells images apart, and no edge has an advantage by it"
+            return Finding("rewards", False, f"{said}; credit each term of rollout.terms()")
+    return Finding("rewards", True, "each of two rewards alone gives advantages")
 
 
 def _order(turn: int) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 from grpo_bench.conformance.finding import Finding, Worst
 from grpo_bench.conformance.scenes import CONTINUOUS, PROMPTS, Change, Scene, Scored, judged, play
 from grpo_bench.conformance.subject import ITERATIONS, Subject
-from grpo_bench.forest.rollout import Bools, Floats
+from grpo_bench.forest.rollout import Floats
 
 MOST_LEAVES = 12
 RAISES = {"a little": 0.05, "above all others": 0.0}
@@ -27,7 +27,7 @@ def check_order(subject: Subject) -> Iterator[Finding]:
 
 def _monotone(subject: Subject) -> Finding:
     faults: list[str] = []
-    raised = 0
+    raised = rose = 0
     for turns in (1, len(ITERATIONS)):
         scene = Scene(iterations=ITERATIONS[:turns])
         before = play(subject, scene)[-1]
@@ -40,11 +40,17 @@ def _monotone(subject: Subject) -> Finding:
                     change = _raise(turns - 1, leaf, prompt, share)
                     after = play(subject, scene.altered(change))[-1]
                     raised += 1
-                    faults += _not_raised(before, after, leaf, prompt, node, how)
+                    old, new = (float(s.credit.advantage_NP[node, prompt]) for s in (before, after))
+                    rose += new > old + STRICT
+                    if new < old - STRICT:
+                        faults.append(_fallen(before, after, leaf, prompt, node, how))
         if faults:
             return Finding("monotone", False, faults[0])
     if not raised:
         return Finding("monotone", None, "no leaf has a trained edge of its own")
+    if not rose:
+        said = f"credit: none of {raised} raises of a leaf's reward raised the advantage of its last trained edge"
+        return Finding("monotone", False, said)
     return Finding("monotone", True, f"{raised} raises of one leaf's reward, small ones and above all others")
 
 
@@ -71,30 +77,15 @@ def _raise(turn: int, leaf: int, prompt: int, share: float) -> Change:
     return change
 
 
-def _not_raised(before: Scored, after: Scored, leaf: int, prompt: int, node: int, how: str) -> Iterator[str]:
+def _fallen(before: Scored, after: Scored, leaf: int, prompt: int, node: int, how: str) -> str:
+    """A credit by ranks or signs may stay where it is; that every edge can rise is for `descendants` to say."""
     old, new = (float(s.credit.advantage_NP[node, prompt]) for s in (before, after))
-    leaf_R, members = _rivals(before, node, prompt)
-    order_kept = (s.reward_LP[leaf_R, prompt].argsort().tolist() for s in (before, after))
-    # The z-scores of two are -1 and 1 whatever the distance, so they may stay where the order stays.
-    must_rise = members > 2 or next(order_kept) != next(order_kept)
-    if new > old + STRICT or (not must_rise and new >= old - STRICT):
-        return
     was, now = (float(s.reward_LP[leaf, prompt]) for s in (before, after))
-    yield (
+    return (
         f"credit: raising the reward of leaf {leaf} of prompt {prompt} {how} ({was:.4g} to {now:.4g}) took the "
-        f"advantage of its own last trained edge (node {node}) from {old:.4g} to {new:.4g}; a better image must make "
-        "the edge that led to it more desirable"
+        f"advantage of its own last trained edge (node {node}) from {old:.6g} down to {new:.6g}; a better image must "
+        "not make the edge that led to it less desirable"
     )
-
-
-def _rivals(scored: Scored, node: int, prompt: int) -> tuple[Bools, int]:
-    """What a node is compared with: the leaves (L,) below its declared group and its size, else all leaves."""
-    group_N = scored.credit.group_NP[:, prompt]
-    if group_N[node] < 0:
-        return np.ones(scored.forest.images, dtype=bool), scored.forest.images
-    member_N = group_N == group_N[node]
-    below_L: Bools = scored.forest.descendant_NL[member_N].any(axis=0)
-    return below_L, int(member_N.sum())
 
 
 def _local(subject: Subject) -> Finding:
@@ -111,12 +102,14 @@ def _local(subject: Subject) -> Finding:
         for before, after in zip(play(subject, Scene()), play(subject, Scene(change=change)), strict=True):
             rest = [p for p in range(len(PROMPTS)) if p != other]
             difference_NP = np.abs(after.credit.advantage_NP - before.credit.advantage_NP)[:, rest]
+            if before.credit.keep_NP is not None and after.credit.keep_NP is not None:
+                difference_NP = difference_NP + (after.credit.keep_NP != before.credit.keep_NP)[:, rest]
             node, place = (int(i) for i in np.unravel_index(np.argmax(difference_NP), difference_NP.shape))
             worst.see(
                 float(difference_NP[node, place]),
                 f"credit: other rewards of prompt {other} changed the advantage of node {node} of prompt {rest[place]} "
-                f"by {difference_NP[node, place]:.4g}; use a prompt's own rewards only, or let the property local be "
-                "False",
+                f"(or whether it is kept) by {difference_NP[node, place]:.4g}; use a prompt's own rewards only, or let "
+                "the property local be False",
             )
     return worst.finding("each prompt's rewards replaced in turn", "")
 

@@ -16,6 +16,7 @@ from grpo_bench.method import Method, MethodConfig
 from grpo_bench.training.objective import default_clip
 from grpo_bench.training.planning import plan_forest
 from grpo_bench.training.slope import slopes
+from grpo_bench.workloads.shapes.scenes import prompts as built_in
 
 LOW, HIGH = 0.3, 3.0
 """The rule's bounds: z-scores on every edge give 1; averaged upwards, pruned or weighted by noise, 0.5 to 1.5."""
@@ -28,6 +29,10 @@ STREAK = 100
 DRIFT = 1.6
 """Largest factor between the first and the last fifth of them: single forests differ, twenty together hardly do."""
 PROMPTS = tuple(f"prompt {number}" for number in range(4))
+WORDS = built_in("train")[:16]
+"""As many prompts, with the very words, as a run on the built-in model has."""
+LATENT = (4, 8, 8)
+"""The built-in model's."""
 DIMENSIONS = 256
 
 
@@ -37,7 +42,7 @@ def check_scale(subject: Subject) -> Iterator[Finding]:
     place = "forward_loss" if subject.forward else "edge_loss"
     one = subject.method()
     streak = [_scale(subject, one, iteration) for iteration in range(STREAK)]
-    far = [(iteration, *_scale(subject, subject.method(), iteration)) for iteration in FAR]
+    far = [(iteration, *_scale(subject, subject.method(), iteration, WORDS, LATENT)) for iteration in FAR]
     row = [scale for scale, _ in streak]
     for iteration, scale, along in far + [(iteration, *both) for iteration, both in enumerate(streak)]:
         if not along > 0:
@@ -70,15 +75,23 @@ def check_scale(subject: Subject) -> Iterator[Finding]:
     yield Finding("scale", True, said, max(row), high)
 
 
-def _scale(subject: Subject, method: Method[MethodConfig], iteration: int) -> tuple[float, float]:
+def _scale(
+    subject: Subject,
+    method: Method[MethodConfig],
+    iteration: int,
+    prompts: tuple[str, ...] = PROMPTS,
+    latent: tuple[int, int, int] = (1, 1, 1),
+) -> tuple[float, float]:
     """Of one iteration, whose rewards have spread in every group; and how its pull correlates with them."""
     schedule = subject.schedule
     forest = plan_forest(method, SEED, iteration, schedule)
-    reward_LP = 10 * np.random.default_rng([SEED, iteration]).standard_normal((forest.images, len(PROMPTS)))
-    logp_NP = np.where(forest.trained_N, -1.0, 0.0)[:, None] * np.ones((1, len(PROMPTS)))
-    credit = method.credit(Rollout(forest, {"r": reward_LP}, logp_NP, prompts=PROMPTS))
+    reward_LP = 10 * np.random.default_rng([SEED, iteration]).standard_normal((forest.images, len(prompts)))
+    logp_NP = np.where(forest.trained_N, -1.0, 0.0)[:, None] * np.ones((1, len(prompts)))
+    credit = method.credit(Rollout(forest, {"r": reward_LP}, logp_NP, prompts=prompts))
     weight_N, clip = method.weights(forest, schedule), default_clip(DIMENSIONS) * method.clip_scale
-    slope_NP = slopes(method, forest, schedule, credit, weight_N, clip=clip, advantage_clip=ADVANTAGE_CLIP)
+    slope_NP = slopes(
+        method, forest, schedule, credit, weight_N, clip=clip, advantage_clip=ADVANTAGE_CLIP, latent=latent
+    )
     kept_NP = np.isfinite(slope_NP)
     mean_NP = forest.descendant_NL @ (reward_LP - reward_LP.mean(axis=0)) / forest.descendant_NL.sum(1, keepdims=True)
     pull_M, mean_M = -slope_NP[kept_NP], mean_NP[kept_NP]

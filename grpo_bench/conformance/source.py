@@ -29,9 +29,10 @@ REACHES = {
 FRAMES = {
     "f_back", "f_locals", "f_globals", "f_builtins", "tb_frame", "gi_frame", "cr_frame", "ag_frame", "__globals__",
     "__closure__", "__code__", "__builtins__", "__subclasses__", "__traceback__", "settrace", "setprofile",
-    "with_traceback", "__import__", "__loader__",
+    "with_traceback", "__import__", "__loader__", "grad_fn", "next_functions", "register_hook",
+    "register_post_accumulate_grad_hook", "data_ptr", "untyped_storage",
 }  # fmt: skip
-"""Attributes and names that lead to frames, or to the insides of functions and modules."""
+"""Attributes and names that lead to frames, to the insides of functions and modules, or along a tensor's graph."""
 CALLS = {"open", "eval", "exec", "compile", "globals", "breakpoint", "input"}
 FREEZES = {"setflags", "writeable"}
 """What numpy calls the lock on an array."""
@@ -136,7 +137,7 @@ def _call_fault(node: ast.Call, names: dict[str, str]) -> Iterator[str]:
         yield f"it calls {name}(); a method computes, it reads, writes and runs nothing"
     texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
     private = [text for text in texts if text.startswith("_")]
-    if name in ("getattr", "setattr", "delattr") and private:
+    if name in ("getattr", "setattr", "delattr") and private and not _about_itself(node):
         yield f"it calls {name}() with the private name {private[0]!r}; {OWN}"
     attribute = node.func.attr if isinstance(node.func, ast.Attribute) else name
     if attribute in ("__setattr__", "__delattr__", "setattr", "delattr") and not _about_itself(node):
@@ -149,6 +150,10 @@ def _about_itself(node: ast.Call) -> bool:
     if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == "super":
         return True
     return bool(node.args) and isinstance(node.args[0], ast.Name) and node.args[0].id == "self"
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
 
 
 def _change_fault(node: ast.Assign | ast.AugAssign | ast.Delete, names: dict[str, str]) -> Iterator[str]:
@@ -164,6 +169,8 @@ def _reach_fault(node: ast.Attribute | ast.Name, dotted: str) -> Iterator[str]:
     last = node.attr if isinstance(node, ast.Attribute) else node.id
     if last in FRAMES:
         yield f"it uses {last}; {OWN}"
+    elif last == "data" and isinstance(node, ast.Attribute) and not dotted and not _is_self(node.value):
+        yield "it uses .data, behind which tensors are changed unseen; a method changes nothing that it is given"
     elif last in FREEZES and isinstance(node, ast.Attribute):
         yield f"it uses {last}; arrays that a method is given are read-only, so copy what is to be changed"
     elif isinstance(node, ast.Attribute) and dotted:

@@ -20,6 +20,7 @@ from grpo_bench.conformance.resume import check_resume
 from grpo_bench.conformance.scale import check_scale
 from grpo_bench.conformance.source import check_source
 from grpo_bench.conformance.subject import Subject
+from grpo_bench.conformance.trust import check_trust
 from grpo_bench.errors import UserError
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
@@ -33,6 +34,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "process": check_process,
         "identity": check_identity,
         "ratio": check_ratio,
+        "trust": check_trust,
         "gradient": check_gradient,
         "cost": check_cost,
         "ascent": check_ascent,

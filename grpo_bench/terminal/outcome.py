@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
@@ -99,10 +100,14 @@ def print_outcome(store: RunStore, console: Console) -> None:
 
 
 def resume_command(store: RunStore) -> str:
-    """The command that goes on with a run; by its id where it lies in the default folder, else by its path."""
+    """The command that goes on with a run, with its plugins; by its id where it lies in the default folder."""
     default = Path(os.environ.get("GRPO_BENCH_RESULTS") or Path("results", "runs"))
     here = store.folder.resolve().parent == default.resolve()
-    return f"grpo-bench run --resume {store.folder.name if here else shlex.quote(shown_path(store.folder))}"
+    command = f"grpo-bench run --resume {store.folder.name if here else shlex.quote(shown_path(store.folder))}"
+    given = store.record.command
+    plugins = [value for flag, value in pairwise(given) if flag == "--plugin"]
+    plugins += [word.removeprefix("--plugin=") for word in given if word.startswith("--plugin=")]
+    return " ".join([command, *(f"--plugin {shlex.quote(clean_text(plugin))}" for plugin in plugins)])
 
 
 def _base_final(rows: Sequence[Row], name: str) -> BaseFinal:

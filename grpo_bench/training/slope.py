@@ -25,12 +25,14 @@ def slopes(
     *,
     clip: float,
     advantage_clip: float,
+    latent: tuple[int, int, int] = (1, 1, 1),
 ) -> Floats:
     """d loss / d log-prob (N, P) at ratio 1 of each kept edge, -w A for the shared loss; NaN where nothing is trained.
 
-    It is asked of the method's own `edge_loss`, with equal old and new means. On the forward process it is asked of
-    `forward_loss` on made-up latents: d loss / d -e at the leaf, where e is the squared error of the predicted x_0 over
-    its mean absolute error, as DiffusionNFT has it; its slope is then -A too. No policy is evaluated.
+    It is asked of the method's own `edge_loss`, with equal old and new means of shape `latent`. On the forward process
+    it is asked of `forward_loss` on made-up latents: d loss / d -e at the leaf, where e is the squared error of the
+    predicted x_0 over its mean absolute error, as DiffusionNFT has it; its slope is then -A too. No policy is
+    evaluated.
     """
     slope_NP = np.full(credit.advantage_NP.shape, np.nan)
     advantage_NP = np.clip(credit.advantage_NP, -advantage_clip, advantage_clip)
@@ -43,14 +45,20 @@ def slopes(
     node_M, _ = np.nonzero(keep_NP)
     weight_M = np.ones(len(node_M)) if weight_N is None else weight_N[node_M]
     step_M: Ints = forest.depth_N[node_M] - 1
-    slope_NP[keep_NP] = _edges(method, schedule, step_M, advantage_NP[keep_NP], weight_M, clip)
+    slope_NP[keep_NP] = _edges(method, schedule, step_M, advantage_NP[keep_NP], weight_M, clip, latent)
     return slope_NP
 
 
 def _edges(
-    method: Method[MethodConfig], schedule: Schedule, step_M: Ints, advantage_M: Floats, weight_M: Floats, clip: float
+    method: Method[MethodConfig],
+    schedule: Schedule,
+    step_M: Ints,
+    advantage_M: Floats,
+    weight_M: Floats,
+    clip: float,
+    latent: tuple[int, int, int],
 ) -> Floats:
-    logp, mean = torch.zeros(len(step_M), requires_grad=True), torch.zeros(len(step_M), 1, 1, 1)
+    logp, mean = torch.zeros(len(step_M), requires_grad=True), torch.zeros(len(step_M), *latent)
     batch = EdgeBatch(
         logp=logp,
         logp_old=torch.zeros(len(step_M)),

@@ -1,0 +1,68 @@
+"""Check 1, its second half: away from ratio 1 the log-ratio follows the log-prob, and the loss stops pulling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from grpo_bench.conformance.finding import Finding
+from grpo_bench.conformance.subject import Subject
+from grpo_bench.method import EdgeBatch, Method, MethodConfig
+from grpo_bench.training.objective import default_clip
+
+SHIFT = 0.5
+"""Of the log-prob, thousands of times what any released clip allows."""
+DIMENSIONS = 65_536
+STILL = 1e-9
+
+
+def check_trust(subject: Subject) -> Iterator[Finding]:
+    """What the clip is there for; forward losses have none."""
+    if subject.forward:
+        yield Finding("trust", None, "the method trains on the forward process and has no ratio")
+        return
+    method = subject.method()
+    rows = [(shift, side) for shift in (-SHIFT, SHIFT) for side in (-1.0, 1.0)]
+    shift_E, advantage_E = (torch.tensor(values) for values in zip(*rows, strict=True))
+    batch = _batch(subject, method, shift_E, advantage_E)
+    with torch.enable_grad():
+        log_ratio_E = method.log_ratio(batch)
+        (pull_E,) = torch.autograd.grad(-method.edge_loss(batch).sum(), batch.logp, materialize_grads=True)
+    log_ratio_E = log_ratio_E.detach()
+    wrong = (log_ratio_E * shift_E <= 0).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        said = (
+            f"log_ratio: where the log-prob has moved by {rows[row][0]:+g} it is {float(log_ratio_E[row]):.4g}; it "
+            "must move with the log-prob, or nothing is ever clipped"
+        )
+        yield Finding("trust", False, said)
+        return
+    further = (pull_E * advantage_E)[(shift_E * advantage_E) > 0].max()
+    said = (
+        f"edge_loss: with the log-prob {SHIFT:g} past the old one, far beyond the clip of {batch.clip:.3g}, the loss "
+        "still pulls the way that the advantage points; the clip is shared, so stop there"
+    )
+    yield Finding("trust", float(further) <= STILL, said if further > STILL else "the loss stops beyond the clip")
+
+
+def _batch(subject: Subject, method: Method[MethodConfig], shift_E: Tensor, advantage_E: Tensor) -> EdgeBatch:
+    """Edges of the first stochastic step whose log-probs have moved by `shift_E`, with equal means."""
+    edges, schedule = len(shift_E), subject.schedule
+    forest = subject.forest(0)
+    step = int(forest.depth_N[forest.trained_edges_E[0]]) - 1
+    mean = torch.zeros(edges, 1, 1, 1)
+    return EdgeBatch(
+        logp=shift_E.clone().requires_grad_(),
+        logp_old=torch.zeros(edges),
+        mean=mean,
+        std=torch.full((edges,), float(schedule.std_T[step])),
+        h=torch.full((edges,), float(schedule.h_T[step])),
+        advantage=advantage_E.clone(),
+        weight=torch.ones(edges),
+        clip=default_clip(DIMENSIONS) * method.clip_scale,
+        old_mean=mean.clone(),
+        reference_mean=mean.clone(),
+    )
