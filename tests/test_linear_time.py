@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
-import pytest
 from forest_strategy import forests
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import method
 
-from grpo_bench.forest.forest import Forest, branching, chains
-from grpo_bench.forest.layout import place
-from grpo_bench.forest.rollout import Bools, Floats, Ints, Rollout, zscore
-from grpo_bench.method import Method, MethodConfig
-from grpo_bench.sampling.kernels import make_schedule
-from grpo_bench.sampling.schedule import shifted_grid
+from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.rollout import Bools, Floats, Ints, zscore
 from grpo_bench.training.objective import _micro_batches
 from grpo_bench_methods.branch import _fuse
 from grpo_bench_methods.tree import _sibling_softmax
@@ -104,49 +97,3 @@ def searched_micro_batches(
             np.array(inside),
             np.array([rows[int(parent_E[edge]), prompt] for edge, prompt in inside]),
         )
-
-
-def micro_batches() -> Callable[[], object]:
-    """A thousand chains of fifty steps, of eight prompts, 64 parents at a time."""
-    forest = chains(np.linspace(1, 0, 51), 1000, np.arange(50) < 49)
-    keep_EP = np.ones((forest.trained_edges, 8), dtype=bool)
-    return lambda: list(_micro_batches(forest, keep_EP, np.arange(8), 64))
-
-
-def sibling_softmax() -> Callable[[], object]:
-    """A binary tree of 16,384 leaves, 32,767 nodes."""
-    forest = branching(np.linspace(1, 0, 16), dict.fromkeys(range(14), 2), np.arange(15) < 14)
-    logp_NP, _ = drawn(forest)
-    return lambda: _sibling_softmax(forest, logp_NP)
-
-
-def tempflow_forest() -> tuple[Method[MethodConfig], Forest]:
-    """400 trunks of twenty steps with six children at each: 45,600 leaves in 7,600 groups."""
-    chosen = method("tempflow", roots=400)
-    return chosen, chosen.plan(0, np.random.default_rng(0), make_schedule(shifted_grid(20), "flow-sde"))
-
-
-def tempflow_credit() -> Callable[[], object]:
-    """Z-scores of very many groups."""
-    chosen, forest = tempflow_forest()
-    logp_NP, reward_LP = drawn(forest)
-    return lambda: chosen.credit(Rollout(forest, {"r": reward_LP}, logp_NP))
-
-
-def picture() -> Callable[[], object]:
-    """Where half a million nodes lie; a table of nodes times leaves would need 23 GB."""
-    _, forest = tempflow_forest()
-    return lambda: place(forest, 400, 300)
-
-
-@pytest.mark.parametrize(
-    ("work", "seconds"),
-    # on one core .2, .1, 1.2 and .1 s; by a search for every batch, parent or group 20, 15 and 10 s
-    [(micro_batches, 3.0), (sibling_softmax, 3.0), (tempflow_credit, 5.0), (picture, 3.0)],
-)
-def test_large_forests_take_no_time_to_speak_of(work: Callable[[], Callable[[], object]], seconds: float) -> None:
-    do, started = work(), time.process_time()
-
-    do()
-
-    assert time.process_time() - started < seconds

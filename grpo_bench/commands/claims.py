@@ -21,7 +21,10 @@ def claims(
     from grpo_bench.terminal.claims import claims_json, print_claims
     from grpo_bench.terminal.tables import stdout_console
 
-    judged = judge(read_claims(file or SHIPPED).claim, studies(folder))
+    found = studies(folder)
+    for note in (note for study in found for note in study.notes):
+        typer.echo(f"grpo-bench: {note}", err=True)
+    judged = judge(read_claims(file or SHIPPED).claim, found)
     if json:
         print_json(claims_json(judged))
     else:

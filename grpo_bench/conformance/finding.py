@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from grpo_bench.conformance.subject import Subject
+from grpo_bench.errors import PluginFailed
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def findings(name: str, check: Check, subject: Subject) -> list[Finding]:
 
 def blame(subject: Subject, error: BaseException) -> str:
     """One sentence about an exception: where in the method's own source it came from, its type and its message."""
+    if isinstance(error, PluginFailed) and error.__cause__ is not None:  # as a run says it; here its origin is wanted
+        error = error.__cause__
     said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in subject.files]
     if not own:
