@@ -138,7 +138,8 @@ def _check_scheduler(found: PipelineFolder[StableDiffusion3Pipeline]) -> None:
     if name != FOLLOWED:
         raise UserError(
             f"policy sd3 takes Euler's steps along the sigmas of a {FOLLOWED}, and this model's scheduler is a {name}, "
-            f"which steps otherwise; in a copy of the model, name {FOLLOWED} in model_index.json and scheduler/"
+            f"which steps otherwise; in a copy of the model, save a {FOLLOWED} with the same shift (its `flow_shift` "
+            "or `shift`) in scheduler/, and name it in model_index.json"
         )
     for option, why in NOT_FOLLOWED.items():
         if config[option]:
