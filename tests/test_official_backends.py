@@ -141,4 +141,4 @@ def test_the_official_backend_judges_as_the_native_one(name: str, reward_files: 
 
     # then each image has its own score, in order
     difference = native.judge(images_BCHW, prompts)[name] - official.judge(images_BCHW, prompts)[name]
-    assert difference.abs().max() < 2e-6
+    assert difference.abs().max() < 3e-6  # 2.1e-6 on an AMD processor, whose kernels round otherwise

@@ -120,7 +120,8 @@ class Worker:
         assert self._running is not None
         tail = self._running.tail()
         self.close()
-        log.error("the worker of reward %r failed (%s); it wrote last:\n%s", self._name, reason, tail)
+        # For run.log; what is raised is the one sentence for a person.
+        log.info("the worker of reward %r failed (%s); it wrote last:\n%s", self._name, reason, tail)
         said = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
         hint = f" (it wrote last: {said[:300]})" if said and said not in reason else ""
         raise kind(f"the worker of reward {self._name!r} {reason}{hint}") from cause
