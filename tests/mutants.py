@@ -49,9 +49,14 @@ def of_the_parent(rollout: Rollout, credit: Credit) -> Credit:
     return replace(credit, advantage_NP=advantage_NP)
 
 
-def ranked(rollout: Rollout) -> Rollout:
-    ranks = {name: r.argsort(axis=0).argsort(axis=0).astype(float) for name, r in rollout.rewards.items()}
-    return replace(rollout, rewards=ranks)
+def distrusting(rollout: Rollout) -> Rollout:
+    """What stands out above all others is held for cheating, and given the worst reward."""
+
+    def trusted(reward_LP: np.ndarray) -> np.ndarray:
+        far_LP = reward_LP > reward_LP.mean(0) + 2.5 * reward_LP.std(0)
+        return np.where(far_LP, reward_LP.min(0), reward_LP)
+
+    return replace(rollout, rewards={name: trusted(reward_LP) for name, reward_LP in rollout.rewards.items()})
 
 
 def leaking(credit: Credit) -> Credit:
@@ -71,13 +76,13 @@ class FlatSign(FlatGRPO):
         return flipped(super().credit(rollout))
 
 
-class FlatRanks(FlatGRPO):
-    """Ranks instead of rewards."""
+class FlatDistrusts(FlatGRPO):
+    """An image that is much better than all others is punished."""
 
-    name = "flat-ranks"
+    name = "flat-distrusts"
 
     def credit(self, rollout: Rollout) -> Credit:
-        return super().credit(ranked(rollout))
+        return super().credit(distrusting(rollout))
 
 
 class FlatLeak(FlatGRPO):
@@ -484,13 +489,13 @@ class DDPOLocal(DDPO):
         return True
 
 
-class DDPORanks(DDPO):
-    """Ranks instead of rewards."""
+class DDPODistrusts(DDPO):
+    """An image that is much better than all others is punished."""
 
-    name = "ddpo-ranks"
+    name = "ddpo-distrusts"
 
     def credit(self, rollout: Rollout) -> Credit:
-        return super().credit(ranked(rollout))
+        return super().credit(distrusting(rollout))
 
 
 # guard ----------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ MUTANTS = Path(__file__).with_name("mutants.py")
 
 CASES = [
     ("flat", "flat-sign", "order", "monotone", "raising the reward of leaf 0"),
-    ("flat", "flat-ranks", "order", "monotone", "a little"),
+    ("flat", "flat-distrusts", "order", "monotone", "above all others"),
     ("flat", "flat-leak", "order", "local", "use a prompt's own rewards only"),
     ("flat", "flat-unscaled", "credit", "affine", "divide by a std"),
     ("flat", "flat-uncentred", "credit", "zero-sum", "centre the advantages"),
@@ -58,7 +58,7 @@ CASES = [
     ("ddpo", "ddpo-declares", "credit", "zero-sum", "declare -1"),
     ("ddpo", "ddpo-by-place", "credit", "permutation", "place in the batch must not matter"),
     ("ddpo", "ddpo-local", "order", "local", "let the property local be False"),
-    ("ddpo", "ddpo-ranks", "order", "monotone", "a little"),
+    ("ddpo", "ddpo-distrusts", "order", "monotone", "above all others"),
     ("guard", "guard-no-bias", "identity", "closed-form", "check the bias"),
     ("guard", "guard-twice-the-bias", "identity", "closed-form", "check the bias"),
     ("guard", "guard-unscaled", "identity", "closed-form", "the factor std"),

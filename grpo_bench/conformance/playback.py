@@ -25,10 +25,11 @@ from grpo_bench.training.planning import plan_forest
 
 @dataclass(frozen=True)
 class Take:
-    """One iteration to play: its rewards (L, P), none where only the plan is asked for, and the state before it."""
+    """One iteration to play: its prompts (P), their rewards (L, P), and the state before it, none for a fresh one."""
 
     iteration: int
-    rewards: Sequence[Sequence[float]] = ()
+    prompts: Sequence[str]
+    rewards: Sequence[Sequence[float]]
     state: Mapping[str, object] | None = None
 
 
@@ -40,7 +41,6 @@ class Script:
     plugin: str | None
     settings: Mapping[str, object]
     seed: int
-    prompts: Sequence[str]
     schedule: Mapping[str, object]
     takes: Sequence[Take]
 
@@ -50,18 +50,17 @@ class Script:
 
 
 def played(method: Method[MethodConfig], script: Script, take: Take, schedule: Schedule) -> dict[str, str]:
-    """Digests of an iteration's `plan` and, where there are rewards, of its `weights` and `credit`."""
+    """Digests of an iteration's `plan`, `weights` and `credit`."""
     forest = plan_forest(method, script.seed, take.iteration, schedule)
-    told = {"plan": _forest_digest(forest)}
-    if take.rewards:
-        weight_N = method.weights(forest, schedule)
-        told["weights"] = _digest([] if weight_N is None else [weight_N])
-        logp_NP = np.where(forest.trained_N, -1.0, 0.0)[:, None] * np.ones((1, len(script.prompts)))
-        rollout = Rollout(forest, {"r": np.array(take.rewards)}, logp_NP, prompts=tuple(script.prompts))
-        credit = method.credit(rollout)
-        kept = [] if credit.keep_NP is None else [credit.keep_NP]
-        told["credit"] = _digest([credit.advantage_NP, credit.group_NP, *kept])
-    return told
+    weight_N = method.weights(forest, schedule)
+    logp_NP = np.where(forest.trained_N, -1.0, 0.0)[:, None] * np.ones((1, len(take.prompts)))
+    credit = method.credit(Rollout(forest, {"r": np.array(take.rewards)}, logp_NP, prompts=tuple(take.prompts)))
+    kept = [] if credit.keep_NP is None else [credit.keep_NP]
+    return {
+        "plan": _forest_digest(forest),
+        "weights": _digest([] if weight_N is None else [weight_N]),
+        "credit": _digest([credit.advantage_NP, credit.group_NP, *kept]),
+    }
 
 
 def schedule_of(script: Script) -> Schedule:

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from grpo_bench.conformance.playback import Script, Take, played, table_of
 from grpo_bench.conformance.subject import ITERATIONS, SEED, Subject
 from grpo_bench.registry import METHODS
 
-PROMPTS = tuple(f"a prompt of {number} words" for number in range(8))
-PLANS = range(2, 34)
-"""Iterations that are planned only: enough of them that two choices made at random do not agree in all."""
+PROMPTS = 8
+ALONE = range(2, 34)
+"""Iterations of a fresh instance, with prompts of their own: two choices made at random do not agree in all."""
 SEEDS = ("4711", "4712")
 PATIENCE = 120.0
 """Seconds that the child may take; it takes one."""
@@ -47,7 +47,7 @@ def check_process(subject: Subject) -> Iterator[Finding]:
             if other.get(part) != digest:
                 yield Finding("process", False, _sentence(part, take.iteration))
                 return
-    yield Finding("process", True, f"{len(here)} plans and {len(ITERATIONS)} credits again, with another hash seed")
+    yield Finding("process", True, f"{len(here)} plans and credits again, with another hash seed")
 
 
 def _sentence(part: str, iteration: int) -> str:
@@ -67,18 +67,24 @@ def _played_here(subject: Subject) -> tuple[Script | None, list[dict[str, str]]]
             state = json.loads(json.dumps(method.state_dict()))
         except TypeError:
             return None, []
-        forest = subject.forest(iteration)
-        rewards = (10 * rng.standard_normal((forest.images, len(PROMPTS)))).tolist()
-        takes.append(Take(iteration, rewards, state if number else None))
+        takes.append(_take(subject, iteration, "known", rng, state if number else None))
         told.append(played(method, _script(subject, ()), takes[-1], subject.schedule))
-    script = _script(subject, takes + [Take(iteration) for iteration in PLANS])
+    script = _script(subject, takes + [_take(subject, iteration, f"new in {iteration}", rng) for iteration in ALONE])
     told += [played(subject.method(), script, take, subject.schedule) for take in script.takes[len(told) :]]
     return script, told
 
 
+def _take(
+    subject: Subject, iteration: int, of: str, rng: np.random.Generator, state: Mapping[str, object] | None = None
+) -> Take:
+    prompts = [f"a prompt of {number} words, {of}" for number in range(PROMPTS)]
+    rewards = 10 * rng.standard_normal((subject.forest(iteration).images, PROMPTS))
+    return Take(iteration, prompts, rewards.tolist(), state)
+
+
 def _script(subject: Subject, takes: Sequence[Take]) -> Script:
     plugin, table = METHODS.brought_by(subject.name), table_of(subject.schedule)
-    return Script(subject.name, plugin, dict(subject.settings), SEED, PROMPTS, table, takes)
+    return Script(subject.name, plugin, dict(subject.settings), SEED, table, takes)
 
 
 def _played_there(script: Script) -> list[dict[str, str]] | str:
