@@ -92,7 +92,7 @@ class _Search:
             return
         foreign = [each for each in _distributions(name) if each not in self._own]
         if foreign:
-            self.libraries.update({each: metadata.version(each).partition("+")[0] for each in foreign})
+            self.libraries.update({each: _version(each, tuple(sys.path)) for each in foreign})
             return
         path = _origin(name)
         if path is None or _is_standard(path) or (path.stem == "__init__" and not (self._packages or root)):
@@ -241,14 +241,22 @@ def _distributions(module: str) -> list[str]:
     """The installed distributions that a module belongs to; none where its files lie elsewhere, as a checkout's do."""
     top = module.partition(".")[0]
     home = _origin(top) or next(map(Path, getattr(sys.modules.get(top), "__path__", ())), None)
-    if home is None:
-        return []
-    return [name for name in _providers(tuple(sys.path)).get(top, ()) if _holds(name, home)]
+    return list(_holding(top, home, tuple(sys.path))) if home is not None else []
+
+
+@cache
+def _holding(top: str, home: Path, path: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in _providers(path).get(top, ()) if _holds(name, home))
 
 
 @cache
 def _providers(path: tuple[str, ...]) -> Mapping[str, list[str]]:
     return {top: sorted(set(names)) for top, names in metadata.packages_distributions().items()}
+
+
+@cache
+def _version(distribution: str, path: tuple[str, ...]) -> str:
+    return metadata.version(distribution).partition("+")[0]
 
 
 def _holds(distribution: str, home: Path) -> bool:
@@ -273,5 +281,10 @@ def _origin(name: str) -> Path | None:
 
 
 def _is_standard(path: Path) -> bool:
-    inside = path.is_relative_to(sysconfig.get_path("stdlib")) or path.is_relative_to(sysconfig.get_path("platstdlib"))
+    inside = any(path.is_relative_to(root) for root in _standard_library())
     return inside and not {"site-packages", "dist-packages"} & set(path.parts)
+
+
+@cache
+def _standard_library() -> tuple[str, ...]:
+    return sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")
