@@ -315,6 +315,7 @@ def test_requirements_as_metadata_writes_them() -> None:
     assert parse("torch==2.14.0").bound == "==2.14.0"
 
 
+@pytest.mark.slow
 def test_a_torchvision_package_that_breaks_imports_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # given a torchvision that fails as the CUDA build does beside a CPU torch
     (tmp_path / "torchvision").mkdir()
@@ -373,6 +374,7 @@ def test_imports_and_entry_points_are_looked_at_in_one_process(monkeypatch: pyte
     assert {("method", "flat"), ("reward", "shapes"), ("policy", "sd3")} <= {(one.kind, one.name) for one in loaded}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["import os\nos._exit(3)\n", "import os\nos.kill(os.getpid(), 9)\n"])
 def test_an_import_that_takes_its_process_down_hides_no_entry_point(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

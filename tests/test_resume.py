@@ -29,6 +29,7 @@ from running import (
     signalled,
     write_prompts,
 )
+from thrift import thrifty
 
 from grpo_bench.config import RunConfig
 from grpo_bench.errors import UserError
@@ -108,15 +109,19 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks a process that
 
 @pytest.mark.parametrize(
     "over",
-    [
-        {},
-        {"method": {"name": "tree", "branching": 2, "window": 2}},
-        {"method": {"name": "mix", "group": 2, "window": 1}},
-        {"model": {"trainable": "lora", "lora_rank": 2, "lora_alpha": 8}},
-        {"objective": {"beta": 0.05}},
-        {"training": {**LONG["training"], "ema_decay": 0.9, "ema_every": 2}},
-    ],
-    ids=["flat", "tree", "mix", "lora", "reference", "average"],
+    thrifty(
+        [
+            {},
+            {"method": {"name": "tree", "branching": 2, "window": 2}},
+            {"method": {"name": "mix", "group": 2, "window": 1}},
+            {"model": {"trainable": "lora", "lora_rank": 2, "lora_alpha": 8}},
+            {"objective": {"beta": 0.05}},
+            {"training": {**LONG["training"], "ema_decay": 0.9, "ema_every": 2}},
+        ],
+        1,
+        5,
+        ids=["flat", "tree", "mix", "lora", "reference", "average"],
+    ),
 )
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(make: Make, tmp_path: Path, over: dict) -> None:
     # given a run in one go
@@ -173,7 +178,7 @@ def test_killed_at_five_random_moments(make: Make, tmp_path: Path) -> None:
 
 
 @linux
-@pytest.mark.parametrize("size", [200, 3_000, 200_000])
+@pytest.mark.parametrize("size", thrifty([200, 3_000, 200_000], 1))
 def test_a_full_disk_loses_nothing(make: Make, tmp_path: Path, size: int) -> None:
     # given a run stopped after three iterations, and a disk that takes no file larger than `size` from then on
     chosen = make(**LONG)
@@ -287,6 +292,7 @@ def test_changed_weights_are_not_resumed(make: Make, results: Path, tmp_path: Pa
         resume(stopped.store, Watcher())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     make: Make, results: Path, tmp_path: Path, tiny_model: Path

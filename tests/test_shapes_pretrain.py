@@ -41,6 +41,7 @@ def test_a_word_outside_the_grammar_becomes_known_tokens() -> None:
     assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "azebra,ärger"
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_weights(made: tuple[Path, PretrainResult], tmp_path: Path) -> None:
     folder, first = made
     state = torch.random.get_rng_state()
@@ -50,6 +51,7 @@ def test_the_same_seed_makes_the_same_weights(made: tuple[Path, PretrainResult],
     assert torch.equal(torch.random.get_rng_state(), state)  # nobody else's random numbers are disturbed
 
 
+@pytest.mark.slow
 def test_progress_counts_both_phases_to_their_end(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     pretrain(tmp_path / "model", steps=1, vae_steps=2, progress=lambda *report: seen.append(report))

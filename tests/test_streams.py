@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from running import cli_here, command, environment
 from studies import write_study
+from thrift import thrifty
 
 from grpo_bench.bundles.write import write_bundle
 from grpo_bench.store.run import RunStore
@@ -54,8 +55,14 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["pipe", "full"])
-@pytest.mark.parametrize("args", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("args", "kind"),
+    thrifty(
+        [(args, kind) for args in COMMANDS for kind in ("pipe", "full")],
+        *(0, 5, 10),
+        ids=[f"{' '.join(args)}-{kind}" for args in COMMANDS for kind in ("pipe", "full")],
+    ),
+)
 def test_standard_output_that_is_lost_is_one_line_and_a_code(place: Path, args: tuple[str, ...], kind: str) -> None:
     done = lost(args, place, "stdout", kind)
 
@@ -64,7 +71,7 @@ def test_standard_output_that_is_lost_is_one_line_and_a_code(place: Path, args: 
     assert line.startswith("grpo-bench: standard output cannot be written (")
 
 
-@pytest.mark.parametrize("kind", ["pipe", "full"])
+@pytest.mark.parametrize("kind", thrifty(["pipe", "full"], 0))
 @pytest.mark.parametrize("args", [("list", "recipes"), ("plan", "nobody")], ids=" ".join)
 def test_standard_error_that_is_lost_changes_no_result(place: Path, args: tuple[str, ...], kind: str) -> None:
     done, heard = lost(args, place, "stderr", kind), subprocess.run(
@@ -96,8 +103,8 @@ def without_images(store: RunStore) -> None:
     (store.images / "prompts.json").unlink()
 
 
-@pytest.mark.parametrize("spoil", [folder_for("curve.png"), folder_for("grid.png"), without_images])
-@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+@pytest.mark.parametrize("spoil", thrifty([folder_for("curve.png"), folder_for("grid.png"), without_images], 0))
+@pytest.mark.parametrize("quiet", thrifty([[], ["--quiet"]], 0))
 def test_a_finished_run_whose_pictures_cannot_be_drawn_prints_its_result(
     tmp_path: Path, spoil: Callable[[RunStore], None], quiet: list[str]
 ) -> None:

@@ -296,6 +296,7 @@ def test_projecting_many_cells_takes_as_long_for_each_as_for_few(tmp_path: Path)
     assert written <= 2 * len(cells)
 
 
+@pytest.mark.slow
 def test_projected_evaluations_are_those_of_the_ledger(tmp_path: Path) -> None:
     """Given every unpruned method, then its planned cost is exact; of the pruned one it is said not to be."""
     text = SUITE + "".join(f"[methods.{name}]\n" for name in ("mix", "tempflow", "branch-mix", "guard", "ddpo"))

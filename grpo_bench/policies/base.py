@@ -9,11 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -22,6 +20,9 @@ from grpo_bench.errors import UserError
 from grpo_bench.forest.schedule import Grid, Prediction
 from grpo_bench.policies.texts import Reading, Tokenizer, fixed_batches, read, visiting
 from grpo_bench.sampling.handle import Conditioning
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
 
 ADAPTER = "default"
 
@@ -162,6 +163,8 @@ class Policy(ABC):
                 stored.update(load_file(file))
             self.denoiser.load_state_dict({name: tensor.clone() for name, tensor in stored.items()})
             return
+        from peft import set_peft_model_state_dict
+
         stored = load_file(folder / "pytorch_lora_weights.safetensors")
         prefix = f"{self.component}."
         set_peft_model_state_dict(
@@ -174,6 +177,8 @@ class Policy(ABC):
         denoiser.requires_grad_(False)
         denoiser.eval()
         if self.settings.trainable == "lora":
+            from peft import LoraConfig
+
             denoiser.add_adapter(
                 LoraConfig(
                     r=self.settings.lora_rank,
@@ -207,6 +212,8 @@ class Policy(ABC):
             self.denoiser.enable_adapters()
 
     def _save_lora(self, folder: Path) -> None:
+        from peft import get_peft_model_state_dict
+
         # Without the metadata diffusers forgets lora_alpha, and the reloaded adapter would be scaled otherwise.
         self.pipeline_class.save_lora_weights(
             folder,
