@@ -108,8 +108,9 @@ def reproducible(store: RunStore) -> pd.DataFrame:
 
 
 def same_points(left: RunStore, right: RunStore) -> None:
-    """Fail, showing the columns, unless the reproducible points are equal to the last bit."""
+    """Fail, showing the columns, unless the reproducible points and prompts' scores are equal to the last bit."""
     pd.testing.assert_frame_equal(reproducible(left), reproducible(right), check_exact=True)
+    pd.testing.assert_frame_equal(left.prompt_scores(), right.prompt_scores(), check_exact=True)
 
 
 def same_images(left: RunStore, right: RunStore) -> None:

@@ -1,8 +1,8 @@
-"""The deployment sampler on held-out prompts: always the same noise, no more on the way; scored as 8-bit images."""
+"""The deployment sampler on held-out prompts: always the same noises, no more on the way; scored as 8-bit images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from grpo_bench.errors import Diverged
 from grpo_bench.evaluation.diversity import Images, across_prompts, per_prompt, tripwires
 from grpo_bench.evaluation.scoring import Rewards, score_parts
 from grpo_bench.forest.forest import chains
+from grpo_bench.forest.rollout import Floats
 from grpo_bench.metering.ledger import Role
 from grpo_bench.policies.base import Policy
 from grpo_bench.sampling.engine import grow
@@ -23,14 +24,20 @@ from grpo_bench.sampling.noise import EVALUATION, Noise, Purpose, generator
 
 PROBE_SIGMAS = (0.95, 0.75, 0.5, 0.25)
 PROBE_PROMPTS = 8
+PROBE = 1
+"""Place of the probe's noise among the evaluation's."""
+
+ByPrompt = Mapping[str, Floats]
+"""Scores (P,) by reward and component, each the mean of a prompt's images."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: the point's columns and the images (P, I, H, W, 3), uint8, prompts x images a prompt."""
+    """One evaluation: the point's columns, the images (P, I, H, W, 3), uint8, and the scores of each prompt."""
 
     columns: dict[str, float]
     images: Images
+    by_prompt: ByPrompt
 
 
 def to_bytes(images_BCHW: Tensor) -> Images:
@@ -53,21 +60,31 @@ def sample(
     *,
     decode_batch: int,
     role: Role = "eval",
+    noise: int = 0,
 ) -> Images:
-    """Images (P, I, H, W, 3) of the policy as it is, by deterministic steps from the evaluation noise.
+    """Images (P, I, H, W, 3) of the policy as it is, by deterministic steps from an evaluation noise, by its number.
 
     Raises:
         Diverged: an image is not finite.
     """
     schedule = make_schedule(policy.grid(settings.steps), "ode")
     forest = chains(schedule.sigmas, settings.images, np.zeros(schedule.steps, dtype=bool))
-    noise = Noise(settings.seed, EVALUATION, prompts, policy.latent_shape)
-    leaf_LPCHW = grow(forest, schedule, handle, conditioning, noise, role=role).leaf_LPCHW
+    drawn = Noise(settings.seed, _stream(noise), prompts, policy.latent_shape)
+    leaf_LPCHW = grow(forest, schedule, handle, conditioning, drawn, role=role).leaf_LPCHW
     if not bool(torch.isfinite(leaf_LPCHW).all()):
         raise Diverged("the policy gave a NaN or Inf while sampling evaluation images")
     latent_BCHW = leaf_LPCHW.transpose(0, 1).flatten(0, 1)
     pixels = [to_bytes(policy.decode(chunk)) for chunk in latent_BCHW.split(decode_batch)]
     return np.concatenate(pixels).reshape(len(prompts), settings.images, *pixels[0].shape[1:])
+
+
+def _stream(noise: int) -> int:
+    """Where an evaluation noise is drawn: the first is older than the others, and the probe's lies between."""
+    return EVALUATION + PROBE + noise if noise else EVALUATION
+
+
+def _by_prompt(score_PI: ByPrompt) -> ByPrompt:
+    return {name: values.mean(axis=1) for name, values in score_PI.items()}
 
 
 class Evaluator:
@@ -102,35 +119,53 @@ class Evaluator:
         Raises:
             Diverged: an image or a score is not finite.
         """
-        images = sample(
+        images = self._sample(0)
+        score_PI = self._score(images)
+        columns = {f"reward/{name}": float(values.mean()) for name, values in score_PI.items()}
+        if len(self._weights) > 1:
+            columns |= {f"spread/{name}": float(score_PI[name].std()) for name in self._weights}
+        columns["proxy"] = sum(weight * columns[f"reward/{name}"] for name, weight in self._weights.items())
+        columns["gold"] = columns[f"reward/{self._gold}"] if self._gold else columns["proxy"]
+        columns["base_distance"] = self._base_distance()
+        flat = images.reshape(-1, *images.shape[2:])
+        prompt_B = np.repeat(np.arange(len(self.prompts)), images.shape[1])
+        columns |= per_prompt(flat, prompt_B) | across_prompts(flat, prompt_B) | tripwires(flat)
+        return Evaluation(columns, images, _by_prompt(score_PI))
+
+    def by_prompt(self, noise: int) -> ByPrompt:
+        """The scores of each prompt under another evaluation noise: `noise` 0 is that of `evaluate`.
+
+        Raises:
+            Diverged: an image or a score is not finite.
+        """
+        return _by_prompt(self._score(self._sample(noise)))
+
+    def _sample(self, noise: int) -> Images:
+        return sample(
             self._policy,
             self._handle,
             self.conditioning,
             self.prompts,
             self._settings,
             decode_batch=self._decode_batch,
+            noise=noise,
         )
+
+    def _score(self, images: Images) -> ByPrompt:
+        """Scores (P, I) by reward and component."""
         flat = images.reshape(-1, *images.shape[2:])
-        prompt_B = np.repeat(np.arange(len(self.prompts)), images.shape[1])
-        names = [self.prompts[prompt] for prompt in prompt_B]
-        columns: dict[str, float] = {}
+        names = [prompt for prompt in self.prompts for _ in range(images.shape[1])]
+        found: dict[str, Floats] = {}
         for reward in self._rewards.values():
-            parts = score_parts(reward, to_images(flat, self._policy.device), names)
-            columns |= {f"reward/{name}": float(values.mean()) for name, values in parts.items()}
-            if reward.name in self._weights and len(self._weights) > 1:
-                columns[f"spread/{reward.name}"] = float(parts[reward.name].std())
-        columns["proxy"] = sum(weight * columns[f"reward/{name}"] for name, weight in self._weights.items())
-        columns["gold"] = columns[f"reward/{self._gold}"] if self._gold else columns["proxy"]
-        columns["base_distance"] = self._base_distance()
-        columns |= per_prompt(flat, prompt_B) | across_prompts(flat, prompt_B) | tripwires(flat)
-        return Evaluation(columns, images)
+            found |= score_parts(reward, to_images(flat, self._policy.device), names)
+        return {name: score_B.reshape(images.shape[:2]) for name, score_B in found.items()}
 
     def _probe_states(self) -> list[tuple[float, Tensor, Tensor]]:
         """Fixed (sigma, states, prompt rows): the base's own samples, noised to a few levels (RULES.md, Evaluation)."""
         count = min(PROBE_PROMPTS, len(self.prompts))
         schedule = make_schedule(self._policy.grid(self._settings.steps), "ode")
         forest = chains(schedule.sigmas, 1, np.zeros(schedule.steps, dtype=bool))
-        noise = Noise(self._settings.seed, EVALUATION + 1, self.prompts[:count], self._policy.latent_shape)
+        noise = Noise(self._settings.seed, EVALUATION + PROBE, self.prompts[:count], self._policy.latent_shape)
         prompt_B = torch.arange(count, device=self._policy.device)
         few = self.conditioning.select(prompt_B)
         clean_BCHW = grow(forest, schedule, self._handle, few, noise, role="setup").leaf_LPCHW[0]

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ from grpo_bench.store.checkpoints import Checkpoint, CheckpointStore
 from grpo_bench.store.images import load_images, save_images, stored_digest
 from grpo_bench.store.names import NAME_PATTERN, check_name, clean_text, parse_json
 from grpo_bench.store.points import Row, Value, encode, read_points, read_rows
+from grpo_bench.store.prompt_scores import encode as encode_prompt_scores
+from grpo_bench.store.prompt_scores import read_prompt_scores, with_scores
 from grpo_bench.store.record import RunRecord, read_record
 from grpo_bench.store.scores import Scores, read_scores
 from grpo_bench.store.scores import encode as encode_scores
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONFIG, RECORD, POINTS, SCORES = "config.toml", "run.json", "points.parquet", "scores.parquet"
+PROMPT_SCORES = "prompt_scores.parquet"
 PLOTS = "plots"
 """Where a folder's plots are drawn unless told otherwise: the one folder in it that is no run."""
 LOCK, HOLDER = "run.lock", "holder.json"
@@ -168,6 +171,26 @@ class RunStore:
             return pd.DataFrame()
         return frame
 
+    def add_prompt_scores(self, iteration: int, noise: int, scores: Mapping[str, NDArray[np.float64]]) -> None:
+        """Add what each prompt scored in one evaluation, (P,) by reward; of the same evaluation the latest stands.
+
+        Raises:
+            UserError: the file is damaged, or the disk refuses; it is then as before.
+        """
+        path = self.folder / PROMPT_SCORES
+        table = with_scores(read_prompt_scores(path), iteration, noise, scores)
+        write_bytes(path, encode_prompt_scores(table), "the prompts' scores")
+
+    def prompt_scores(self) -> pd.DataFrame:
+        """prompt_scores.parquet, empty where there is none; raises UserError when damaged."""
+        import pandas as pd
+
+        table = read_prompt_scores(self.folder / PROMPT_SCORES)
+        if table is None:
+            return pd.DataFrame()
+        frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas()
+        return frame
+
     def scores(self) -> Scores:
         """What `grpo-bench score` added, as it stands on the disk; raises UserError when damaged."""
         return read_scores(self.folder / SCORES)
@@ -193,16 +216,18 @@ class RunStore:
 
     def save_checkpoint(self, iteration: int, write: Callable[[Path], None]) -> Checkpoint:
         """`CheckpointStore.save`, with the points so far inside, so that a damaged points.parquet can be rebuilt."""
-        rows = self.rows()
+        rows, by_prompt = self.rows(), read_prompt_scores(self.folder / PROMPT_SCORES)
 
         def build(folder: Path) -> None:
             write(folder)
             (folder / POINTS).write_bytes(encode(rows))
+            if by_prompt is not None:
+                (folder / PROMPT_SCORES).write_bytes(encode_prompt_scores(by_prompt))
 
         return self.checkpoints.save(iteration, build)
 
     def rewind(self) -> Checkpoint | None:
-        """Go back to the latest checkpoint: its points replace points.parquet, whatever state that is in.
+        """Go back to the latest checkpoint: its points and prompts' scores replace those here, whatever their state.
 
         Returns:
             The checkpoint to load, or None when there is none and the run starts from the beginning.
@@ -212,6 +237,12 @@ class RunStore:
         """
         checkpoint = self.checkpoints.latest()
         self._replace_rows(read_rows(checkpoint.path / POINTS) if checkpoint else [])
+        by_prompt = read_prompt_scores(checkpoint.path / PROMPT_SCORES) if checkpoint else None
+        with saving("the prompts' scores", self.folder / PROMPT_SCORES):
+            if by_prompt is None:
+                (self.folder / PROMPT_SCORES).unlink(missing_ok=True)
+            else:
+                write_bytes(self.folder / PROMPT_SCORES, encode_prompt_scores(by_prompt), "the prompts' scores")
         return checkpoint
 
     def save_images(self, name: str, images_BHWC: NDArray[np.uint8], columns: int) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from grpo_bench.config import RewardSection, RunConfig, validated
 from grpo_bench.errors import Diverged, PluginFailed, UserError, out_of_memory
 from grpo_bench.evaluation.combination import combination
-from grpo_bench.evaluation.evaluator import Evaluation
+from grpo_bench.evaluation.evaluator import ByPrompt, Evaluation
 from grpo_bench.guard import interrupted_in
 from grpo_bench.identity import Base, base_hashes, check_unchanged, find_base, outcome_hashes, placed, run_id
 from grpo_bench.metering.environment import environment
@@ -241,7 +241,12 @@ class _StoreRecorder:
         name = point_name(int(row["iteration"]))
         self._store.save_images(name, images.reshape(-1, *images.shape[2:]), images.shape[1])
         rows = self._store.rows()
+        self._store.add_prompt_scores(int(row["iteration"]), 0, evaluation.by_prompt)
         self._store.append_point(row | combination(rows[0] if rows else row, row, self._reward))
+
+    def by_prompt(self, iteration: int, noise: int, scores: ByPrompt) -> None:
+        """Prompt scores of a stored point under another noise."""
+        self._store.add_prompt_scores(iteration, noise, scores)
 
     def checkpoint(self, session: Session) -> None:
         """Everything a resume needs."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from grpo_bench.errors import Diverged, UserError
-from grpo_bench.evaluation.evaluator import Evaluation
+from grpo_bench.evaluation.evaluator import ByPrompt, Evaluation
 from grpo_bench.evaluation.scoring import score
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Credit, Rollout
@@ -67,6 +67,9 @@ class Recorder(Protocol):
     def point(self, row: dict[str, float], evaluation: Evaluation) -> None:
         """Store one evaluation."""
 
+    def by_prompt(self, iteration: int, noise: int, scores: ByPrompt) -> None:
+        """Store what each prompt of a stored point scored under another evaluation noise."""
+
     def checkpoint(self, session: Session) -> None:
         """Store what a resume needs."""
 
@@ -84,8 +87,8 @@ class Trainer:
         Raises:
             Diverged: a NaN or Inf in the policy, a reward or a gradient; the last good checkpoint stays.
         """
-        if self.session.evaluated_nfe < 0:
-            self._evaluate()
+        if self._ledger.iterations == 0:
+            self._evaluate_all_noises()
         while self._in_time():
             with self._ledger.phase("plan"):
                 forest = planned(self.session.method, self._config.seed, self._ledger.iterations, self.session.schedule)
@@ -100,8 +103,8 @@ class Trainer:
                 self._evaluate()
             elif self._ledger.iterations % self._config.training.checkpoint_every == 0:
                 self._save()
-        if self.session.evaluated_nfe != self._ledger.nfe:
-            self._evaluate()
+        if self._ledger.iterations > 0:
+            self._evaluate_all_noises()
         return True
 
     def _in_time(self) -> bool:
@@ -254,6 +257,16 @@ class Trainer:
         log.info("point at %d nfe: proxy %.4f, gold %.4f", self._ledger.nfe, row["proxy"], row["gold"])
         self._observer.evaluated(row, evaluation)
         self._save()
+
+    def _evaluate_all_noises(self) -> None:
+        """The base's point and the last one, unless they are there, and what their prompts score under every noise."""
+        if self.session.evaluated_nfe != self._ledger.nfe:
+            self._evaluate()
+        for noise in range(1, self._config.evaluation.noises):
+            with self._ledger.phase("eval"), self.session.ema.applied():
+                scores = self.session.evaluator.by_prompt(noise)
+            with self._ledger.phase("io"):
+                self._recorder.by_prompt(self._ledger.iterations, noise, scores)
 
     def _save(self) -> None:
         """A checkpoint, of a sound policy only: any other would take the place of the last good one."""
