@@ -125,9 +125,9 @@ def mean_squares(difference_XSP: FloatArray) -> MeanSquares:
 def variance(squares: MeanSquares, seeds: int, prompts: int) -> tuple[FloatArray, FloatArray]:
     """(...) the variance V of the mean, and its degrees of freedom.
 
-    V = max(MS_seeds + MS_prompts - MS_error, MS_seeds, MS_prompts) / (S P): the first is unbiased, and the maximum keeps
-    V from falling below either one-way variance (MacKinnon, Nielsen and Webb, arXiv 2406.08880, section 3). The degrees
-    of freedom are those of the combination that V is: S - 1 or P - 1 of a single mean square, else
+    V = max(MS_seeds + MS_prompts - MS_error, MS_seeds, MS_prompts) / (S P): the first is unbiased, and the maximum
+    keeps V from falling below either one-way variance (MacKinnon, Nielsen and Webb, arXiv 2406.08880). The degrees of
+    freedom are those of the combination that V is: S - 1 or P - 1 of a single mean square, else
     (sum of a_i MS_i)^2 / sum of (a_i MS_i)^2 / df_i over all three (F. E. Satterthwaite (1946), Biometrics Bulletin 2;
     with a negative a_i: D. W. Gaylor and F. N. Hopper (1969), Technometrics 11). At least min(S, P) - 1, since the
     subtraction only makes them too few; that is S - 1 wherever prompts are as many as seeds.
