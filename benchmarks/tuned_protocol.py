@@ -2,15 +2,15 @@
 
     python benchmarks/tuned_protocol.py [--suites 500] [--tuning-seeds 3] [--curvature 0.07] [--sd 0.018]
 
-A suite has two labels. Each label's gain is best - curvature x^2 plus a seed's noise, where x is how many steps (factors
-of 3) its rate is from its optimum. Both have the same best gain; their optima are half a step apart, and the first lies
-uniformly within half a step of the workload's own rate. The labels run at `tuned` (the rule of
-grpo_bench/analysis/rate.py), at `best` (the same trials, without the parabola) and at `shared` (the workload's rate), and
-a paired t-test over the reported seeds at 5% calls them different or not. Prints one JSON line, shares in per cent.
+A suite has two labels. Each label's gain is best - curvature x^2 plus a seed's noise, where x is how many steps
+(factors of 3) its rate is from its optimum. Both have the same best gain; their optima are half a step apart, and the
+first lies uniformly within half a step of the workload's own rate. The labels run at `tuned` (the rule of
+grpo_bench/analysis/rate.py), at `best` (the same trials, without the parabola) and at `shared` (the workload's rate),
+and a paired t-test over ten reported seeds calls them different at 5% or not. Prints one JSON line, shares in per cent.
 
 The defaults: curvature as flat-window and tempflow have on the built-in model (.078 and .062 lost by one step), and the
 standard deviation of a gain over seeds there. Noise of two labels on one seed has the correlation 0.5, so that their
-difference varies as one gain does. `--steeper 2` doubles the curvature above the optimum: a response that is no parabola.
+difference varies as one gain does. `--steeper 2` doubles the curvature above the optimum: no parabola any more.
 """
 
 from __future__ import annotations
