@@ -14,7 +14,7 @@ from grpo_bench.errors import UserError
 
 
 def over_seeds(values: np.ndarray) -> TwoWay:
-    """A two-way table that varies over seeds alone: its mean, error and n - 1 degrees of freedom are those of `values`."""
+    """A table that varies over seeds alone: mean, error and n - 1 degrees of freedom are those of `values`."""
     return two_way(np.repeat(values[:, None], 3, axis=1))
 
 

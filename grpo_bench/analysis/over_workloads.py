@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import special
 
 from grpo_bench.analysis.statistics import LEVEL
-from grpo_bench.analysis.twoway import TwoWay
+from grpo_bench.analysis.twoway import FloatArray, TwoWay
 from grpo_bench.errors import UserError
 
 
@@ -60,16 +61,20 @@ def over_workloads(
     _check(differences, scales, workloads)
     count = len(workloads)
     share_W = {name: scales[name].share(differences[name].mean) for name in workloads}
-    variance_W = [scales[name].share(differences[name].standard_error) ** 2 for name in workloads]
-    total = math.fsum(variance_W)
+    variance_W = np.array([scales[name].share(differences[name].standard_error) ** 2 for name in workloads])
     mean = math.fsum(share_W.values()) / count
-    error = math.sqrt(total) / count
-    if total == 0:  # no difference anywhere, on any seed or prompt
+    error = math.sqrt(variance_W.sum()) / count
+    if error == 0:  # no difference anywhere, on any seed or prompt
         return Aggregate(mean, 0.0, math.nan, mean, mean, 1.0 if mean == 0 else math.nan, share_W)
-    df = total**2 / math.fsum(v**2 / differences[name].df for name, v in zip(workloads, variance_W, strict=True))
+    df = float(welch_df(variance_W, np.array([differences[name].df for name in workloads])))
     half = float(special.stdtrit(df, (1 + LEVEL) / 2)) * error
     p = 2 * float(special.stdtr(df, -abs(mean) / error))
     return Aggregate(mean, error, df, mean - half, mean + half, p, share_W)
+
+
+def welch_df(variance_XW: FloatArray, df_XW: FloatArray) -> FloatArray:
+    """(...) degrees of freedom of a sum of W independent means, from the variance of each and its own."""
+    return np.asarray(variance_XW.sum(axis=-1) ** 2 / (variance_XW**2 / df_XW).sum(axis=-1))
 
 
 def _check(differences: Mapping[str, TwoWay], scales: Mapping[str, Scale], workloads: Sequence[str]) -> None:
