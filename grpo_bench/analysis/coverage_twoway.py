@@ -83,7 +83,7 @@ def simulate(law: Law, source: Source, size: Size, simulations: int = SIMULATION
     seed + prompt + noise) for the method, whose parts are uniform.
     """
     rng = np.random.default_rng((LAWS.index(law), SOURCES.index(source), *size))
-    blocks = [_measure(rng, d_NSP, true_difference(law)) for d_NSP in _data(rng, law, source, size, simulations)]
+    blocks = [measure(rng, d_NSP, true_difference(law)) for d_NSP in _data(rng, law, source, size, simulations)]
     held = [100 * float(np.concatenate(one).mean()) for one in zip(*blocks, strict=True)]
     return Measured(held[0], held[1], held[2], max(held[3], held[4]))
 
@@ -140,7 +140,7 @@ def _data(rng: np.random.Generator, law: Law, source: Source, size: Size, simula
         yield draw_differences(rng, law, SPREADS[source], (min(BLOCK, simulations - start), *size))
 
 
-def _measure(rng: np.random.Generator, d_NSP: FloatArray, truth: float) -> tuple[BoolArray, ...]:
+def measure(rng: np.random.Generator, d_NSP: FloatArray, truth: float) -> tuple[BoolArray, ...]:
     """(N,) whether each interval holds the truth, and whether equivalence is claimed from the upper and lower edge."""
     squares = mean_squares(d_NSP)
     v_N, df_N = variance(squares, *d_NSP.shape[1:])
