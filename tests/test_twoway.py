@@ -123,6 +123,14 @@ def test_equivalence_at_5_percent_is_the_90_percent_interval_inside_the_margin()
     assert found.equivalence_p(edge) == pytest.approx(0.05)
 
 
+def test_the_power_of_equivalence_at_ten_seeds() -> None:
+    # docs/statistics.md: .89 at a margin of .02 and a standard deviation of .018. Four standard errors of 1,000.
+    rows = np.random.default_rng(5).normal(0, 0.018, (1000, 10))
+    shown = [two_way(np.repeat(row[:, None], 2, axis=1)).equivalence_p(0.02) < 0.05 for row in rows]
+
+    assert np.mean(shown) == pytest.approx(0.888, abs=0.04)
+
+
 @pytest.mark.parametrize("margin", [0, -0.1, math.nan, math.inf])
 def test_a_margin_is_above_zero(margin: float) -> None:
     with pytest.raises(UserError, match="margin"):

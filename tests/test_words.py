@@ -10,6 +10,7 @@ import pytest
 from grpo_bench.analysis.statistics import paired, permutation_floor, sign_flip
 from grpo_bench.analysis.twoway import two_way
 from grpo_bench.analysis.words import (
+    Contrast,
     Correctness,
     Word,
     equivalence_margin,
@@ -81,14 +82,15 @@ def differences(mean: float, sd: float, seed: int) -> np.ndarray:
     return table - table.mean() + mean
 
 
-def test_a_family_is_corrected_together() -> None:
-    gold = {
-        "a": two_way(differences(0.1, 0.1, 0)),
-        "b": two_way(differences(0, 0.1, 1)),
-        "c": two_way(differences(-0.1, 0.1, 2)),
-    }
+def contrast(mean: float, seed: int) -> Contrast:
+    return Contrast(two_way(differences(mean, 0.1, seed)), margin=MARGIN)
 
-    found = family(gold, margin=MARGIN)
+
+def test_a_family_is_corrected_together() -> None:
+    contrasts = {"a": contrast(0.1, 0), "b": contrast(0, 1), "c": contrast(-0.1, 2)}
+    gold = {name: one.gold for name, one in contrasts.items()}
+
+    found = family(contrasts)
 
     assert {name: one.word for name, one in found.items()} == {
         "a": "better",
@@ -104,40 +106,49 @@ def test_a_family_is_corrected_together() -> None:
 
 
 def test_a_larger_family_needs_more() -> None:
-    one = two_way(differences(0.0125, 0.1, 0))
-    assert 0.05 / 4 < one.p < 0.05
+    one = contrast(0.0125, 0)
+    assert 0.05 / 4 < one.gold.p < 0.05
 
-    others = {name: two_way(differences(0, 0.1, k)) for k, name in enumerate("bcd", start=1)}
-    assert family({"a": one}, margin=None)["a"].word == "better"
-    assert family({"a": one, **others}, margin=None)["a"].word == "not shown to differ"
-
-
-def test_a_family_with_correctness() -> None:
-    gold = {name: two_way(differences(0.1, 0.1, k)) for k, name in enumerate("abc")}
-    right = {
-        "a": two_way(differences(0.05, 0.1, 3)),
-        "b": two_way(differences(0, 0.05, 4)),
-        "c": two_way(differences(0.01, 0.5, 5)),
-    }
-
-    found = family(gold, margin=MARGIN, correctness=right)
-
-    assert [one.word for one in found.values()] == ["better", "better in appeal only", "better, correctness not shown"]
-    assert found["b"].correctness is not None and found["b"].correctness.low == right["b"].low
+    others = {name: contrast(0, k) for k, name in enumerate("bcd", start=1)}
+    assert family({"a": one})["a"].word == "better"
+    assert family({"a": one, **others})["a"].word == "not shown to differ"
 
 
-def test_contrasts_of_gold_and_of_correctness_are_the_same() -> None:
-    one = two_way(differences(0.1, 0.1, 0))
+def test_a_family_over_workloads_has_correctness_and_margins_of_each() -> None:
+    gold = two_way(differences(0.1, 0.1, 0))
+    right = two_way(differences(0, 0.05, 4))
 
-    with pytest.raises(UserError, match="b"):
-        family({"a": one, "b": one}, margin=MARGIN, correctness={"a": one})
+    found = family(
+        {
+            "shown": Contrast(gold, two_way(differences(0.05, 0.1, 3)), MARGIN),
+            "appeal": Contrast(gold, right, MARGIN),
+            "unknown": Contrast(gold, two_way(differences(0.01, 0.5, 5)), MARGIN),
+            "a smaller margin": Contrast(gold, right, MARGIN / 100),
+            "no margin": Contrast(gold, right),
+            "another gold": Contrast(gold, None, MARGIN),
+        }
+    )
+
+    assert [one.word for one in found.values()] == [
+        "better",
+        "better in appeal only",
+        "better, correctness not shown",
+        "better, correctness not shown",
+        "better, correctness not shown",
+        "better",
+    ]
+    appeal = found["appeal"].correctness
+    # Five have a correctness, and this one's equivalence is the surest.
+    assert appeal is not None and appeal.equivalence_p == pytest.approx(5 * right.equivalence_p(MARGIN))
+    assert (appeal.low, appeal.high) == (right.low, right.high)
+    assert found["another gold"].correctness is None
 
 
 def test_what_cannot_be_tested_still_counts_in_the_family() -> None:
-    one = two_way(differences(0.1, 0.1, 0))
-    found = family({"a": one, "b": two_way(np.full((5, 4), 0.1))}, margin=MARGIN)
+    one = contrast(0.1, 0)
+    found = family({"a": one, "b": Contrast(two_way(np.full((5, 4), 0.1)), margin=MARGIN)})
 
-    assert found["a"].holm_p == pytest.approx(2 * one.p)
+    assert found["a"].holm_p == pytest.approx(2 * one.gold.p)
     assert found["b"].word == "not shown to differ"
 
 

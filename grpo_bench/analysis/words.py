@@ -29,8 +29,19 @@ Word = Literal[
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """One label against its baseline on one workload, as it was named before anything ran."""
+
+    gold: TwoWay
+    correctness: TwoWay | None = None
+    """The same contrast in the part of a composite gold that says whether an image is right; None for another gold."""
+    margin: float | None = None
+    """In gold (`equivalence_margin`, the workload's own); without one nothing is called equivalent."""
+
+
+@dataclass(frozen=True)
 class Correctness:
-    """The same contrast in the part of a composite gold that says whether an image is right."""
+    """What a word takes of the difference in correctness."""
 
     low: float
     high: float
@@ -74,35 +85,33 @@ def word(
     return "no difference that matters" if equivalence_p < ALPHA else "not shown to differ"
 
 
-def family(
-    gold: Mapping[str, TwoWay], *, margin: float | None, correctness: Mapping[str, TwoWay] | None = None
-) -> dict[str, Member]:
-    """A word for each contrast of a family that was named before anything ran; Holm's correction over all of them.
+def family(contrasts: Mapping[str, Contrast]) -> dict[str, Member]:
+    """A word for each contrast of a family, which may lie on several workloads; Holm's correction over all of them.
 
-    Tests of a difference, of equivalence and of equivalence in correctness are three families of p. `margin` is in gold
-    (`equivalence_margin`); without one nothing is called equivalent. Raises `UserError` if gold's contrasts and
-    correctness's are not the same.
+    The tests of a difference, of equivalence, and of equivalence in correctness (of those that have it) are three
+    families of p. A contrast that cannot be tested still counts.
     """
-    if correctness is not None and set(correctness) != set(gold):
-        odd = sorted(set(correctness) ^ set(gold))
-        raise UserError(f"each contrast has a difference in gold and in correctness, and {', '.join(odd)} has only one")
-    holm_p = _holm({name: one.p for name, one in gold.items()})
-    equivalence_p = _equivalence(gold, margin)
-    correctness_p = _equivalence(correctness or {}, margin)
-    members = {}
-    for name, one in gold.items():
-        part = correctness[name] if correctness is not None else None
-        right = Correctness(part.low, part.high, correctness_p[name]) if part is not None else None
-        said = word(
-            seeds=one.seeds,
-            mean=one.mean,
-            holm_p=holm_p[name],
-            equivalence_p=equivalence_p[name],
-            margin=margin,
-            correctness=right,
+    holm_p = _holm({name: one.gold.p for name, one in contrasts.items()})
+    equivalence_p = _holm({name: _equivalence(one.gold, one.margin) for name, one in contrasts.items()})
+    composite = {name: one.correctness for name, one in contrasts.items() if one.correctness is not None}
+    correctness_p = _holm({name: _equivalence(part, contrasts[name].margin) for name, part in composite.items()})
+    correctness = {name: Correctness(part.low, part.high, correctness_p[name]) for name, part in composite.items()}
+    return {
+        name: Member(
+            holm_p[name],
+            equivalence_p[name],
+            correctness.get(name),
+            word(
+                seeds=one.gold.seeds,
+                mean=one.gold.mean,
+                holm_p=holm_p[name],
+                equivalence_p=equivalence_p[name],
+                margin=one.margin,
+                correctness=correctness.get(name),
+            ),
         )
-        members[name] = Member(holm_p[name], equivalence_p[name], right, said)
-    return members
+        for name, one in contrasts.items()
+    }
 
 
 def equivalence_margin(tuning_gain: float) -> float:
@@ -139,10 +148,8 @@ def _by_correctness(correctness: Correctness, margin: float | None) -> Word:
     return "better" if correctness.low > 0 else "better, correctness not shown"
 
 
-def _equivalence(differences: Mapping[str, TwoWay], margin: float | None) -> dict[str, float]:
-    if margin is None:
-        return dict.fromkeys(differences, math.nan)
-    return _holm({name: one.equivalence_p(margin) for name, one in differences.items()})
+def _equivalence(difference: TwoWay, margin: float | None) -> float:
+    return math.nan if margin is None else difference.equivalence_p(margin)
 
 
 def _holm(p: Mapping[str, float]) -> dict[str, float]:
