@@ -78,6 +78,20 @@ def test_a_quadratic_response_gives_back_its_optimum(optimum: float) -> None:
     assert len(tried) == 3 + max(0, math.ceil(abs(optimum) - 0.5))
 
 
+@pytest.mark.parametrize("optimum", [-1.7, 0.2, 2.4])
+def test_trials_that_come_one_at_a_time_are_the_same_trials(optimum: float) -> None:
+    # given a sweep that is killed after every trial, and begins with whichever is still needed
+    response, rows = quadratic(optimum), list[Trial]()
+    while needed := next_factors(rows, SEEDS):
+        done = {(row.factor, row.seed) for row in rows}
+        factor, seed = next((f, s) for f in reversed(needed) for s in SEEDS if (f, s) not in done)
+        rows.append(Trial(factor, seed, response(factor)))
+
+    tried, whole = tuned(response)
+    assert {row.factor for row in rows} == set(tried)
+    assert choose(rows, SEEDS) == choose(whole, SEEDS)
+
+
 @pytest.mark.parametrize(("optimum", "edge"), [(3.2, 27), (-4, 1 / 27)])
 def test_an_optimum_beyond_two_extensions_is_not_bracketed(optimum: float, edge: float) -> None:
     tried, rows = tuned(quadratic(optimum))
