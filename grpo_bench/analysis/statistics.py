@@ -123,6 +123,17 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(one) for one in adjusted_M]
 
 
+def sign_flip(difference_N: ArrayLike) -> tuple[float, float]:
+    """p of the two-sided sign-flip test that (n,) differences, one a seed, are symmetric about 0; and its floor."""
+    difference_N = _numbers(difference_N)
+    return _permutation(difference_N, np.zeros_like(difference_N))
+
+
+def permutation_floor(seeds: int) -> float:
+    """The least a two-sided sign-flip p can be with so many seeds: 2 / 2^n, or 2 / (draws + 1) where some are drawn."""
+    return 2 / 2**seeds if seeds <= EXACT_UP_TO else 2 / (PERMUTATIONS + 1)
+
+
 @overload
 def interquartile_mean(values: ArrayLike, /) -> float: ...
 @overload
@@ -223,8 +234,7 @@ def _permutation(values_N: FloatArray, baseline_N: FloatArray) -> tuple[float, f
         n_resamples=2**n if exact else PERMUTATIONS,
         rng=np.random.default_rng(0),
     )
-    floor = 2 / 2**n if exact else 2 / (PERMUTATIONS + 1)
-    return float(found.pvalue), floor
+    return float(found.pvalue), permutation_floor(n)
 
 
 def _check_strata(scores: Sequence[FloatArray]) -> None:
