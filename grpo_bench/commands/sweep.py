@@ -11,13 +11,14 @@ from grpo_bench.commands.options import Device, Plugins, Results, load_plugins, 
 from grpo_bench.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from grpo_bench.executors.base import Executor
     from grpo_bench.sweeping.cells import Cell
     from grpo_bench.sweeping.state import CellState
     from grpo_bench.sweeping.suite import Suite
     from grpo_bench.sweeping.sweep import Task
+    from grpo_bench.sweeping.tuning import Layout
 
 EXIT_UNFINISHED = 1
 
@@ -51,26 +52,26 @@ def sweep(
     read = load_suite(find_suite(suite))
     read = on_device(read, device or ("auto" if executor == "local" else "cuda" if gpus else "cpu"), asked=bool(device))
     with waiting("resolving the suite", quiet=json):
-        from grpo_bench.sweeping.cells import suite_cells
         from grpo_bench.sweeping.state import ENDED, cell_state
+        from grpo_bench.sweeping.tuning import lay_out
 
-        cells = suite_cells(read)
-        states: Mapping[str, CellState] = {cell.run: cell_state(folder, cell) for cell in cells}
+        layout = lay_out(read, folder)
+        states: Mapping[str, CellState] = {cell.run: cell_state(folder, cell) for cell in layout.cells}
     if dry_run:
-        _dry_run(read, cells, states, folder, jobs=jobs, retry_failed=retry_failed, json=json)
+        _dry_run(read, layout, states, folder, jobs=jobs, retry_failed=retry_failed, json=json)
         return
     from grpo_bench.sweeping.sweep import Task
 
     task = Task(folder, tuple(plugin or ()), threads, gpus)
-    states = _carry_out(read, cells, states, task, chosen, retry_failed=retry_failed, json=json)
-    _print(read, cells, states, folder, json=json)
-    if any(state.kind not in ENDED for state in states.values()):
+    layout, states = _carry_out(read, layout, states, task, chosen, retry_failed=retry_failed, json=json)
+    _print(read, layout, states, folder, json=json)
+    if layout.waiting or any(state.kind not in ENDED for state in states.values()):
         raise typer.Exit(EXIT_UNFINISHED)
 
 
 def _dry_run(
     suite: Suite,
-    cells: Sequence[Cell],
+    layout: Layout,
     states: Mapping[str, CellState],
     folder: Path,
     *,
@@ -80,52 +81,80 @@ def _dry_run(
 ) -> None:
     """Print what there is and what the rest will cost; nothing is written."""
     from grpo_bench.sweeping.projection import project
-    from grpo_bench.terminal.sweeping import cells_json, print_dry_run, wide_console
+    from grpo_bench.terminal.sweeping import cells_json, print_choices, print_dry_run, wide_console
     from grpo_bench.terminal.waiting import waiting
 
     with waiting("planning every cell", quiet=json):
-        projections = project(folder, cells)
+        projections = project(folder, layout.cells)
     if json:
-        print_json({"suite": suite.name, "results": str(folder), "cells": cells_json(cells, states, projections)})
+        print_json(_json(suite, layout, folder) | {"cells": cells_json(layout.cells, states, projections)})
     else:
-        print_dry_run(cells, states, projections, wide_console(), jobs=jobs, retry_failed=retry_failed)
+        console = wide_console()
+        print_dry_run(layout.cells, states, projections, console, jobs=jobs, retry_failed=retry_failed)
+        print_choices(layout, console)
 
 
 def _carry_out(
     suite: Suite,
-    cells: tuple[Cell, ...],
+    layout: Layout,
     states: Mapping[str, CellState],
     task: Task,
     executor: Executor,
     *,
     retry_failed: bool,
     json: bool,
-) -> Mapping[str, CellState]:
-    """The states at the end. Where nothing is left to do, nothing is written, so that any folder can be looked at."""
+) -> tuple[Layout, Mapping[str, CellState]]:
+    """The runs and states at the end. Where nothing is left to do, nothing is written: any folder can be looked at.
+
+    A tuned suite takes several rounds: what its trials gained says which runs come next.
+    """
     from grpo_bench.sweeping.cells import suite_record
+    from grpo_bench.sweeping.state import cell_state
     from grpo_bench.sweeping.sweep import announce, carry_out, only_one, settled, wanted
+    from grpo_bench.sweeping.tuning import lay_out
     from grpo_bench.terminal.sweep_display import SweepDisplay
 
-    record = suite_record(suite, cells)
-    left = [cell for cell in cells if wanted(states[cell.run], retry_failed=retry_failed)]
-    if not left and settled(task.results, record):
-        return states
+    tried: set[str] = set()
+
+    def left() -> list[Cell]:
+        return [c for c in layout.cells if c.run not in tried and wanted(states[c.run], retry_failed=retry_failed)]
+
+    if not left() and settled(task.results, suite_record(suite, layout.cells, layout.choices)):
+        return layout, states
     with only_one(task.results, suite.name):
-        warning = announce(task.results, record)
-        if warning:
-            typer.echo(f"grpo-bench: {warning}", err=True)
-        with SweepDisplay(cells, len(left), task.results, quiet=json) as display:
-            return carry_out(cells, task, executor, display.heard, display.should_stop, retry_failed=retry_failed)
+        stopped = False
+        while not stopped:
+            warning = announce(task.results, suite_record(suite, layout.cells, layout.choices))
+            if warning:
+                typer.echo(f"grpo-bench: {warning}", err=True)
+            if not left():
+                break
+            with SweepDisplay(layout.cells, len(left()), task.results, quiet=json) as display:
+                carried = carry_out(
+                    layout.cells, task, executor, display.heard, display.should_stop, retry_failed=retry_failed
+                )
+                stopped = display.should_stop()
+            tried |= {cell.run for cell in layout.cells}
+            layout = lay_out(suite, task.results)
+            states = {cell.run: carried.get(cell.run) or cell_state(task.results, cell) for cell in layout.cells}
+    return layout, states
 
 
-def _print(suite: Suite, cells: Sequence[Cell], states: Mapping[str, CellState], folder: Path, *, json: bool) -> None:
-    from grpo_bench.terminal.sweeping import cells_json, print_sweep, wide_console
+def _print(suite: Suite, layout: Layout, states: Mapping[str, CellState], folder: Path, *, json: bool) -> None:
+    from grpo_bench.terminal.sweeping import cells_json, print_choices, print_sweep, wide_console
 
     if json:
-        print_json({"suite": suite.name, "results": str(folder), "cells": cells_json(cells, states)})
+        print_json(_json(suite, layout, folder) | {"cells": cells_json(layout.cells, states)})
     else:
-        print_sweep(cells, states, wide_console())
+        console = wide_console()
+        print_sweep(layout.cells, states, console)
+        print_choices(layout, console)
         typer.echo(f"results: {folder}")
+
+
+def _json(suite: Suite, layout: Layout, folder: Path) -> dict[str, object]:
+    choices = [choice.model_dump(mode="json") for choice in layout.choices]
+    return {"suite": suite.name, "results": str(folder), "choices": choices, "waiting": layout.waiting}
 
 
 def _options(assignments: list[str] | None) -> dict[str, str]:

@@ -24,6 +24,7 @@ Axis = Literal["nfe", "rollout-nfe", "reward-calls", "updates", "seconds"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Part = Literal["main", "tuning", "base"]
+Protocol = Literal["shared", "tuned"]
 """Reported runs; runs at other learning rates, on their own seeds; the base under other evaluation noise."""
 
 
@@ -46,7 +47,31 @@ class CellRecord(_Frozen):
     protocol: Literal["controlled", "paper"] = "controlled"
     part: Part = "main"
     factor: AboveZero = 1.0
-    """Learning rate of a tuning cell, as a multiple of the label's own."""
+    """Of a tuning cell: the multiple of the label's own learning rate, or of the `setting`."""
+    setting: str = ""
+    """Of a trial of the `tuned` protocol: what `factor` multiplies."""
+    factors: dict[str, AboveZero] = {}
+    """Multiples of the label's own settings that were chosen by tuning, by setting."""
+
+
+class ChoiceRecord(_Frozen):
+    """What a label's trials chose for one setting (`analysis/rate.py`); `verify` computes it again."""
+
+    label: Name
+    workload: Name
+    reward: Rewards
+    setting: str
+    factor: AboveZero | None
+    """None where every trial diverged."""
+    best: AboveZero | None
+    """The best of the factors that were tried."""
+    bracketed: bool
+    """Whether a verdict may rest on it."""
+    reason: str
+    proxy_factor: AboveZero | None
+    """What the proxy alone would have chosen."""
+    gains: dict[str, float | None]
+    """Mean gain in gold by factor; None where a trial diverged."""
 
 
 class References(_Frozen):
@@ -75,6 +100,9 @@ class SuiteRecord(_Frozen):
     contrasts: tuple[Name, ...] = ()
     """The labels whose comparison with the baseline decides; at most four."""
     budget: dict[BudgetKind, Finite]
+    protocol: Protocol = "shared"
+    choices: tuple[ChoiceRecord, ...] = ()
+    """Of a tuned suite: what has been chosen so far, by workload, reward, label and setting."""
     references: dict[str, References] = {}
     """By `WORKLOAD/REWARD`."""
     cells: tuple[CellRecord, ...]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from grpo_bench.config import RunConfig, Table, merge, parse_rewards
+from grpo_bench.config import RunConfig, Section, Table, merge, parse_rewards
 from grpo_bench.config import recipe as shipped_recipe
 from grpo_bench.errors import UserError
 from grpo_bench.registry import METHODS, REWARDS, WORKLOADS
 from grpo_bench.resolve import resolve
-from grpo_bench.store.suite import CellRecord, Part, SuiteRecord
+from grpo_bench.store.suite import CellRecord, ChoiceRecord, Part, SuiteRecord
 from grpo_bench.sweeping.suite import BASE_LABEL, Override, Suite
 
 if TYPE_CHECKING:
     from grpo_bench.training.run import Ingredients
+
+LEARNING_RATE = "training.learning_rate"
+Lines = Mapping[tuple[str, str, str], RunConfig]
+"""Configs by workload, reward and label."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """A cell before it has a run's id; `config` has another seed."""
 
     label: str
@@ -40,15 +44,27 @@ class _Wanted:
     part: Part
     seed: int
     factor: float = 1.0
+    setting: str = ""
+    factors: Mapping[str, float] = field(default_factory=dict)
 
 
 def suite_cells(suite: Suite) -> tuple[Cell, ...]:
-    """All cells: the base, then seed by seed, so that a sweep that is cut off has as many of each label, then tuning.
+    """All cells of a suite with one rate for all labels.
+
+    The base first, then seed by seed, so that a sweep that is cut off has as many of each label, then tuning.
 
     Raises:
         UserError: a method, recipe, setting or reward that does not fit, two cells that are one run, or methods that
             would be evaluated differently.
     """
+    known: dict[str, Ingredients] = {}
+    cells = tuple(identified(wanted, known) for wanted in _wanted(suite, lines_of(suite)))
+    check_duplicates(cells)
+    return cells
+
+
+def lines_of(suite: Suite) -> Lines:
+    """The config of every label on every workload and reward, without a seed; raises as `suite_cells`."""
     for workload in suite.workloads:
         WORKLOADS.get(workload)
     for name in (name for reward in suite.rewards for name in parse_rewards(reward)):
@@ -60,13 +76,10 @@ def suite_cells(suite: Suite) -> tuple[Cell, ...]:
         for label in suite.methods
     }
     _check_lines(suite, lines)
-    known: dict[str, Ingredients] = {}
-    cells = tuple(_identified(wanted, known) for wanted in _wanted(suite, lines))
-    _check_duplicates(cells)
-    return cells
+    return lines
 
 
-def suite_record(suite: Suite, cells: tuple[Cell, ...]) -> SuiteRecord:
+def suite_record(suite: Suite, cells: tuple[Cell, ...], choices: tuple[ChoiceRecord, ...] = ()) -> SuiteRecord:
     """What a results folder keeps of a suite."""
     return SuiteRecord(
         suite=suite.name,
@@ -75,29 +88,33 @@ def suite_record(suite: Suite, cells: tuple[Cell, ...]) -> SuiteRecord:
         baseline=suite.baseline,
         contrasts=suite.contrasts,
         budget=suite.budget,
+        protocol=suite.protocol,
+        choices=choices,
         references=suite.references,
         cells=tuple(cell.record for cell in cells),
     )
 
 
-Lines = Mapping[tuple[str, str, str], RunConfig]
-
-
-def _wanted(suite: Suite, lines: Lines) -> Iterator[_Wanted]:
+def of_the_base(suite: Suite, lines: Lines) -> Iterator[Wanted]:
+    """The untrained base under several evaluation noises, where the suite asks for it."""
     for (_, _, label), config in lines.items():
         if suite.base is not None and label == suite.baseline:
             for noise in range(suite.base.evaluations):
                 evaluation = config.evaluation.model_copy(update={"seed": noise})
                 update = {"budget": {"iterations": 0.0}, "evaluation": evaluation}
-                yield _Wanted(BASE_LABEL, config.model_copy(update=update), "base", 0)
+                yield Wanted(BASE_LABEL, config.model_copy(update=update), "base", 0)
+
+
+def _wanted(suite: Suite, lines: Lines) -> Iterator[Wanted]:
+    yield from of_the_base(suite, lines)
     for seed in sorted({seed for label in suite.methods for seed in suite.seeds_of(label)}):
         for (_, _, label), config in lines.items():
             if seed in suite.seeds_of(label):
-                yield _Wanted(label, config, "main", seed)
+                yield Wanted(label, config, "main", seed)
     for seed in suite.tuning.seeds if suite.tuning else ():
         for (_, _, label), config in lines.items():
             for factor in suite.tuning.factors if suite.tuning and label in suite.primary else ():
-                yield _Wanted(label, _retuned(config, factor), "tuning", seed, factor)
+                yield Wanted(label, scaled(config, LEARNING_RATE, factor), "tuning", seed, factor)
 
 
 def _line(suite: Suite, workload: str, reward: str, label: str) -> RunConfig:
@@ -134,14 +151,26 @@ def _matches(override: Override, workload: str, reward: str, label: str) -> bool
     return all(not names or name in names for names, name in chosen)
 
 
-def _retuned(config: RunConfig, factor: float) -> RunConfig:
-    """At `factor` times the learning rate, to five digits, so that 3 x 1e-4 is 3e-4 and not a float beside it."""
-    own = config.training.learning_rate
-    rate = own if factor == 1 else float(f"{own * factor:.5g}")
-    return config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": rate})})
+def scaled(config: RunConfig, setting: str, factor: float) -> RunConfig:
+    """At `factor` times a setting, to five digits, so that 3 x 1e-4 is 3e-4 and not a float beside it.
+
+    Raises:
+        UserError: there is no such setting, or nothing that could be multiplied.
+    """
+    section, _, name = setting.partition(".")
+    table = getattr(config, section, None)
+    own = getattr(table, name, None)
+    if not isinstance(table, Section) or isinstance(own, bool) or not isinstance(own, int | float) or not own > 0:
+        raise UserError(
+            f"{setting!r} is {own!r}, and only a number above 0 can be multiplied; tune another setting, such as "
+            f"{LEARNING_RATE!r}, or give it a value in [settings]"
+        )
+    value = own if factor == 1 else float(f"{own * factor:.5g}")
+    return config.model_copy(update={section: table.model_copy(update={name: value})})
 
 
-def _identified(wanted: _Wanted, known: dict[str, Ingredients]) -> Cell:
+def identified(wanted: Wanted, known: dict[str, Ingredients]) -> Cell:
+    """The cell, with the id that its run will have; raises UserError naming the label."""
     from grpo_bench.training.run import identify
 
     try:
@@ -160,6 +189,8 @@ def _identified(wanted: _Wanted, known: dict[str, Ingredients]) -> Cell:
         protocol=config.protocol,
         part=wanted.part,
         factor=wanted.factor,
+        setting=wanted.setting,
+        factors=dict(wanted.factors),
     )
     return Cell(record, config)
 
@@ -182,7 +213,8 @@ def _check_lines(suite: Suite, lines: Lines) -> None:
             )
 
 
-def _check_duplicates(cells: tuple[Cell, ...]) -> None:
+def check_duplicates(cells: tuple[Cell, ...]) -> None:
+    """Refuse, with a UserError, two cells that are one run."""
     seen: dict[str, CellRecord] = {}
     for cell in cells:
         other = seen.setdefault(cell.run, cell.record)
@@ -194,5 +226,5 @@ def _check_duplicates(cells: tuple[Cell, ...]) -> None:
 
 
 def _place(cell: CellRecord) -> str:
-    part = "" if cell.part == "main" else f" ({cell.part}, {cell.factor:g} x the learning rate)"
+    part = "" if cell.part == "main" else f" ({cell.part}, {cell.factor:g} x {cell.setting or 'the learning rate'})"
     return f"{cell.label!r}{part} with seed {cell.seed}"

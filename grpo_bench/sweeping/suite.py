@@ -17,7 +17,7 @@ from grpo_bench.errors import UserError, nearest
 from grpo_bench.metering.ledger import BUDGET_KINDS, BudgetKind
 from grpo_bench.store.names import check_name, clean_text, parse_toml
 from grpo_bench.store.record import Name
-from grpo_bench.store.suite import References
+from grpo_bench.store.suite import Protocol, References
 
 MOST_CONTRASTS = 4
 MOST_SEEDS = 1000
@@ -82,11 +82,19 @@ class Override(Section):
 
 
 class Tuning(Section):
-    """`[tuning]`: the baseline and the contrasts at other learning rates, on seeds outside the reported ones."""
+    """`[tuning]`: runs at other learning rates, on seeds outside the reported ones.
+
+    Under the protocol `shared` they are of the baseline and the contrasts, and shown beside the verdicts; under `tuned`
+    of every label, and choose its own rate (`analysis/rate.py`).
+    """
 
     factors: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = (0.333333, 1.0, 3.0)
-    """Multiples of a cell's own learning rate."""
+    """Multiples of a cell's own learning rate; `tuned` begins with these three and goes on by its rule."""
     seeds: Seeds = (100, 101)
+    tune: tuple[str, ...] = Field(("training.learning_rate",), min_length=1)
+    """Settings to tune, one after the other, each at what was chosen for those before it; `tuned` only."""
+    split: str = "tuning"
+    """The workload's prompts that trials are evaluated on, which are not the reported ones; `tuned` only."""
 
 
 class Base(Section):
@@ -104,6 +112,8 @@ class Suite(Section):
     workloads: tuple[str, ...] = Field(("shapes",), min_length=1)
     rewards: tuple[str, ...] = Field(min_length=1)
     seeds: Seeds
+    protocol: Protocol = "shared"
+    """`tuned`: every label runs at the rate that its own trials chose; `shared`: one rate for all."""
     baseline: str
     """The label that every other is compared with."""
     contrasts: tuple[str, ...] = ()
@@ -290,12 +300,23 @@ def _check_match(suite: Suite, override: Override, place: int) -> None:
 
 
 def _check_tuning(suite: Suite) -> None:
+    if suite.protocol == "tuned" and (suite.tuning is None or set(suite.tuning.factors) != set(Tuning().factors)):
+        raise UserError(
+            "protocol = 'tuned' chooses every label's rate by one rule, from [tuning] seeds = [300, 301, 302] at the "
+            "factors 1/3, 1 and 3; add [tuning], and leave factors out of it"
+        )
     if suite.tuning is None:
         return
-    reported = {seed for label in suite.primary for seed in suite.seeds_of(label)}
+    compared = suite.methods if suite.protocol == "tuned" else suite.primary
+    reported = {seed for label in compared for seed in suite.seeds_of(label)}
     both = sorted(reported & set(suite.tuning.seeds))
     if both:
         raise UserError(f"tuning.seeds has {both[0]}, which is reported too; tune on other seeds, such as [100, 101]")
     factors = suite.tuning.factors
     if not factors or len(set(factors)) < len(factors):
         raise UserError(f"tuning.factors must be at least one factor, and each only once, not {list(factors)}")
+    if suite.protocol == "shared" and suite.tuning.model_fields_set & {"tune", "split"}:
+        raise UserError("tuning.tune and tuning.split choose rates, and protocol = 'shared' has one; remove them")
+    twice = [name for name, count in Counter(suite.tuning.tune).items() if count > 1]
+    if twice:
+        raise UserError(f"tuning.tune names {twice[0]!r} twice; name it once")

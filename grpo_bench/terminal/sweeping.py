@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from grpo_bench.sweeping.cells import Cell
     from grpo_bench.sweeping.projection import Projection
+    from grpo_bench.sweeping.tuning import Layout
 
 WIDTH = 100
 _STYLES = {"done": "green", "diverged": "magenta", "failed": "red", "damaged": "red", "missing": "dim"}
@@ -126,6 +127,28 @@ def print_dry_run(
         _print_totals(left, states, projections, console, jobs)
 
 
+def print_choices(layout: Layout, console: Console) -> None:
+    """What each label's trials have chosen, and how many reported runs wait for a choice; nothing for a shared rate."""
+    if layout.choices:
+        table = _table()
+        table.add_column("label", overflow="fold")
+        table.add_column("tuned", overflow="fold")
+        for heading in ("chosen", "best tried", "by proxy"):
+            table.add_column(heading, justify="right", overflow="fold")
+        for choice in layout.choices:
+            said = [
+                "none" if one is None else f"x{one:.3g}" for one in (choice.factor, choice.best, choice.proxy_factor)
+            ]
+            table.add_row(plain(choice.label, "bold cyan", 64), plain(choice.setting), *map(Text, said))
+        console.print(table)
+        for choice in layout.choices:
+            if not choice.bracketed:
+                console.print(plain(f"{choice.label}: {choice.reason}", "yellow"), soft_wrap=True)
+    if layout.waiting:
+        runs = f"{layout.waiting} reported {'run' if layout.waiting == 1 else 'runs'}"
+        console.print(plain(f"{runs} follow at the rates that the trials choose; see them then"), soft_wrap=True)
+
+
 def _row(cell: Cell, state: CellState, cost: Projection) -> list[Text]:
     record = cell.record
     nfe = f"{'' if cost.exact else '~'}{count(cost.nfe)}" if math.isfinite(cost.nfe) else "unknown"
@@ -145,7 +168,9 @@ def part_name(cell: Cell) -> str:
     """`main`, a base cell with its evaluation's seed, or a tuning cell's multiple of the learning rate."""
     if cell.record.part == "base":
         return f"base {cell.config.evaluation.seed}"
-    return f"rate x{cell.record.factor:.2g}" if cell.record.part == "tuning" else "main"
+    if cell.record.part == "main":
+        return "main"
+    return f"{cell.record.setting.rpartition('.')[2] or 'rate'} x{cell.record.factor:.2g}"
 
 
 def _state(state: CellState) -> Text:

@@ -34,6 +34,9 @@ from grpo_bench.training.prompts import Encoded, told_apart
 
 log = logging.getLogger(__name__)
 
+TUNING = "tuning"
+"""The split that rates are tuned on; where the prompts have none, the held-out ones that reports leave out."""
+
 
 @dataclass
 class Session:
@@ -111,12 +114,30 @@ def splits(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
     with calling(f"workload {config.workload!r}"):
         source = PromptsWorkload() if config.prompts.path else WORKLOADS.get(config.workload)()
         found = source.prompts(config)
+    if config.evaluation.split == TUNING and TUNING not in found and "heldout" in found:
+        found = _with_tuning(found, config.evaluation.prompts)
     if config.evaluation.split not in found:
         raise UserError(
             f"evaluation.split = {config.evaluation.split!r} is not one of the prompts' splits; "
             f"{nearest(config.evaluation.split, found)}"
         )
     return found
+
+
+def _with_tuning(found: Mapping[str, tuple[str, ...]], count: int) -> Mapping[str, tuple[str, ...]]:
+    """The splits and that of trials: the held-out prompts that reports leave out.
+
+    Raises:
+        UserError: reports leave none out.
+    """
+    reported = set(evaluation_prompts(found["heldout"], count))
+    rest = tuple(prompt for prompt in found["heldout"] if prompt not in reported)
+    if not rest:
+        raise UserError(
+            f"rates are tuned on held-out prompts that reports leave out, and evaluation.prompts = {count} takes all "
+            f"{len(found['heldout'])}; lower it, hold out more, or give the prompts a split {TUNING!r}"
+        )
+    return {**found, "heldout": tuple(prompt for prompt in found["heldout"] if prompt in reported), TUNING: rest}
 
 
 def judges(config: RunConfig) -> Rewards:
