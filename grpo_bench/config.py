@@ -219,7 +219,7 @@ class EvaluationSection(Section):
     seed: int = Field(0, ge=0, lt=1 << 63)
     """Stream of the evaluation noise, the same for every method and seed."""
     noises: int = Field(1, ge=1, le=100)
-    """Noises under which the prompts of the first and the last point are scored; all other points have one."""
+    """Noises under which the base and the two points around the budget are scored; all other points have one."""
 
 
 def _default_budget() -> dict[BudgetKind, float]:

@@ -30,7 +30,7 @@ def draw(seed: int, iteration: int, purpose: Purpose, nodes: slice) -> list[floa
 
 
 def test_golden_numbers_are_those_of_this_numerics_version() -> None:
-    assert NUMERICS_VERSION == 2
+    assert NUMERICS_VERSION == 3
 
 
 def test_path_and_prompt_keys() -> None:

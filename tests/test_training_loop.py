@@ -35,19 +35,19 @@ STEP = PROMPTS * FLAT_NFE
     ("budget", "iterations"),
     [
         ({"iterations": 2.0}, 2),
-        ({"iterations": 2.9}, 2),
-        ({"nfe": 3 * STEP - 1.0}, 2),
+        ({"iterations": 1.1}, 2),
+        ({"nfe": 2 * STEP - 1.0}, 2),
         ({"nfe": 2 * STEP + 0.0}, 2),
-        ({"rollout-nfe": 3 * PROMPTS * FLAT_ROLLOUT - 1.0}, 2),
-        ({"reward-calls": 3 * PROMPTS * FLAT_IMAGES - 1.0}, 2),
+        ({"rollout-nfe": PROMPTS * FLAT_ROLLOUT + 1.0}, 2),
+        ({"reward-calls": PROMPTS * FLAT_IMAGES + 1.0}, 2),
         ({"updates": 2.0}, 2),
     ],
     ids=str,
 )
-def test_counted_budget_ends_with_the_last_iteration_that_fits(
+def test_counted_budget_ends_with_the_first_iteration_at_or_past_it(
     make: Make, results: Path, budget: dict[str, float], iterations: int
 ) -> None:
-    # given a budget of so many iterations, or of one more less one
+    # given a budget of so many iterations, or a little less
     done = run(make(budget=budget), results)
 
     # then the last point says so, with every counter a multiple of the hand-counted iteration
@@ -60,6 +60,17 @@ def test_counted_budget_ends_with_the_last_iteration_that_fits(
     assert last["reward_calls"] == last["images"] == last["decodes"] == iterations * PROMPTS * FLAT_IMAGES
     assert last["trained_edges"] == iterations * PROMPTS * FLAT_TRAIN  # one trained edge a trained parent in a chain
     assert last["updates"] == iterations
+
+
+def test_a_budget_lies_between_two_points_unless_one_is_at_it(make: Make, results: Path) -> None:
+    between = run(make(budget={"nfe": 2.5 * STEP}, evaluation={"every": 10 * STEP, "noises": 2}), results).store
+    at_it = run(make(budget={"nfe": 3.0 * STEP}, evaluation={"every": 10 * STEP, "noises": 2}), results).store
+
+    assert [row["nfe"] for row in between.rows()] == [0, 2 * STEP, 3 * STEP]
+    assert [row["nfe"] for row in at_it.rows()] == [0, 3 * STEP]
+    for store in (between, at_it):  # all of them under every noise
+        noises = store.prompt_scores().groupby("iteration")["noise"].nunique()
+        assert noises.to_dict() == {row["iteration"]: 2 for row in store.rows()}
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 1.0])

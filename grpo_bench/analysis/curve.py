@@ -86,10 +86,12 @@ class Curve:
         return self.column("gold")
 
     def final(self, name: str) -> float:
-        """A column where the budget ends: at the last point, which for a budget of seconds lies past it."""
-        seconds = self.table("budget").get("seconds")
-        if isinstance(seconds, int | float):
-            return float(np.interp(seconds, self.cost("seconds"), self.column(name)))
+        """A column at the budget, between the two points around it; the last value where a run ends before it."""
+        budget = self.table("budget")
+        for axis in COLUMNS:
+            amount = budget.get(axis)
+            if isinstance(amount, int | float):
+                return float(np.interp(amount, self.cost(axis), self.column(name)))
         return float(self.column(name)[-1])
 
     def gain(self, name: str = "gold") -> float:

@@ -22,13 +22,12 @@ def gain(
 ) -> float:
     """The weighted sum of columns of prompt scores at the budget, less that of the base; means over prompts and noises.
 
-    A run that ends before its budget, with the last iteration that fits, is read at its end. Raises `UserError` where
-    the run has no such scores.
+    Raises `UserError` where the run has no such scores, or ends before its budget.
     """
     value_MPK = _weighted(scores, weights, [int(row["iteration"] or 0) for row in points])
     column = "iteration" if kind == "iterations" else COLUMNS[kind]
     cost_M = np.array([float(row[column] or 0) for row in points])
-    end_P = read_at(cost_M, value_MPK, min(budget, float(cost_M[-1])))
+    end_P = read_at(cost_M, value_MPK, budget)
     return float((end_P - value_MPK[0].mean(axis=1)).mean())
 
 

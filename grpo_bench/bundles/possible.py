@@ -176,7 +176,7 @@ def _iterations(points: _Points) -> Iterator[str]:
 
 
 def _grid(points: _Points) -> Iterator[str]:
-    """Points lie at the first iteration past each mark of the grid, and at the end."""
+    """Points lie at the first iteration past each mark of the grid, and on either side of the budget."""
     nfe, iteration = points.column("nfe"), points.column("iteration")
     every = points.setting("evaluation", "every")
     column, amount = points.budget()
@@ -184,14 +184,16 @@ def _grid(points: _Points) -> Iterator[str]:
         every = amount / 10
     if every is None or points.count < 2:
         return
+    near = _near_the_budget(points)
     if every == 0:
-        if points.count > 2:
-            yield f"only the first and the last iteration are evaluated, and there are {points.count} points"
+        inside = ~near
+        inside[[0, -1]] = False
+        yield from points.broken(inside, lambda at: f"nfe {_n(nfe[at])} is neither the base's nor at the budget")
         return
     passed = nfe // every
     idle = np.concatenate([[False], passed[1:] <= passed[:-1]])
     idle[-1] = False
-    yield from points.broken(idle, lambda at: f"nfe {_n(nfe[at])} is past no mark of the grid of {every:,g}")
+    yield from points.broken(idle & ~near, lambda at: f"nfe {_n(nfe[at])} is past no mark of the grid of {every:,g}")
     length = np.maximum(np.diff(iteration), 1)
     late = nfe[1:] - (passed[:-1] + 1) * every >= UNEVEN * _dearest(nfe, iteration)
     skipped = np.concatenate([[False], late & (length > 1)])
@@ -199,6 +201,15 @@ def _grid(points: _Points) -> Iterator[str]:
         skipped,
         lambda at: f"nfe {_n(nfe[at])} is not the first past the mark of {_n((passed[at - 1] + 1) * every)} nfe",
     )
+
+
+def _near_the_budget(points: _Points) -> NDArray[np.bool_]:
+    """Which points may lie on the near side of the budget: from there an iteration may pass it."""
+    column, amount = points.budget()
+    if not column:
+        return np.zeros(points.count, dtype=bool)
+    spent = points.column(column)
+    return np.asarray(amount - spent <= UNEVEN * _dearest(spent, points.column("iteration")))
 
 
 def _end(points: _Points) -> Iterator[str]:

@@ -55,12 +55,12 @@ def planned_cost(config: RunConfig) -> Projection:
     nfe, used, iterations = 0.0, 0.0, 0
     while iterations < PLANNED:
         cost = iteration_cost(planned(method, config.seed, iterations, schedule), config, method)
-        if used + cost.amount(kind) > budget:
-            return Projection(nfe, iterations, exact=not sketch.prunes)
-        # Pruning saves training evaluations after the rewards are known; an iteration must fit without it.
+        # Pruning saves training evaluations, after the rewards are known.
         used += cost.amount(kind) * (kept if kind == "nfe" else 1)
         nfe += cost.nfe * kept
         iterations += 1
+        if used >= budget:
+            return Projection(nfe, iterations, exact=not sketch.prunes)
     scale = budget / used
     return Projection(nfe * scale, iterations * scale, exact=False)
 

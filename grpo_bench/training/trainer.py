@@ -80,39 +80,35 @@ class Trainer:
     def __init__(self, session: Session, recorder: Recorder, observer: Observer) -> None:
         self.session, self._recorder, self._observer = session, recorder, observer
         self._ledger, self._config = session.ledger, session.config
+        self._all_noises_at = -1
 
     def run(self) -> bool:
-        """Train until the budget is spent; False when the observer asked to stop before that.
+        """Train to the first iteration at or past the budget; False when the observer asked to stop before that.
 
         Raises:
             Diverged: a NaN or Inf in the policy, a reward or a gradient; the last good checkpoint stays.
         """
         if self._ledger.iterations == 0:
             self._evaluate_all_noises()
-        while self._in_time():
+        while self._ledger.amount(self._config.budget_kind) < self._config.budget_amount:
             with self._ledger.phase("plan"):
                 forest = planned(self.session.method, self._config.seed, self._ledger.iterations, self.session.schedule)
-            if not self._fits(forest):
-                break
             if self._observer.should_stop():
                 self._save()
                 return False
+            if not self._fits(forest):
+                self._evaluate_all_noises()
             self._iterate(forest)
             due = self._due()
             if due:
                 self._evaluate()
             elif self._ledger.iterations % self._config.training.checkpoint_every == 0:
                 self._save()
-        if self._ledger.iterations > 0:
-            self._evaluate_all_noises()
+        self._evaluate_all_noises()
         return True
 
-    def _in_time(self) -> bool:
-        """A budget of seconds ends with the first iteration past it; asked before planning, which takes time itself."""
-        return self._config.budget_kind != "seconds" or self._ledger.seconds < self._config.budget_amount
-
     def _fits(self, forest: Forest) -> bool:
-        """A counted budget ends with the last iteration that fits."""
+        """Whether the budget has room for all that the forest may cost; what seconds it takes nobody knows before."""
         kind, budget = self._config.budget_kind, self._config.budget_amount
         if kind == "seconds":
             return True
@@ -259,7 +255,13 @@ class Trainer:
         self._save()
 
     def _evaluate_all_noises(self) -> None:
-        """The base's point and the last one, unless they are there, and what their prompts score under every noise."""
+        """A point here, unless there is one, and what its prompts score under every noise, once.
+
+        So it is at the base, and at the two points between which the budget is read.
+        """
+        if self._all_noises_at == self._ledger.iterations:
+            return
+        self._all_noises_at = self._ledger.iterations
         if self.session.evaluated_nfe != self._ledger.nfe:
             self._evaluate()
         for noise in range(1, self._config.evaluation.noises):
