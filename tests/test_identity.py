@@ -11,6 +11,7 @@ import pytest
 from running import ROOT, Make, Watcher, cli_here, run, sentence
 from test_run import METHOD, REWARD
 
+from grpo_bench import sources
 from grpo_bench.config import RunConfig
 from grpo_bench.errors import UserError
 from grpo_bench.registry import METHODS, REWARDS, load_plugin
@@ -171,8 +172,6 @@ def test_an_edited_plugin_is_another_run_whatever_its_kind(
 def test_another_version_of_a_library_under_a_plugin_is_another_run(
     make: Make, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from importlib import metadata
-
     # given a run of a plugin that imports numpy, and one of a shipped method
     (tmp_path / "method.py").write_text(METHOD.format(change="credit.advantage_NP"))
     load_plugin(str(tmp_path / "method.py"))
@@ -180,8 +179,8 @@ def test_another_version_of_a_library_under_a_plugin_is_another_run(
     stopped, shipped = run(config, results, Watcher(stop_after=1)), identify(make()).run
 
     # when numpy is another
-    own = metadata.version
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1" if name == "numpy" else own(name))
+    own = sources._version
+    monkeypatch.setattr(sources, "_version", lambda name, path: "0.0.1" if name == "numpy" else own(name, path))
 
     # then the plugin's run is another; the engine's own libraries stand behind NUMERICS_VERSION
     with pytest.raises(UserError, match=r"libraries of its method have changed since \(numpy .* then, numpy 0\.0\.1"):

@@ -80,7 +80,7 @@ def test_a_run_is_one_folder(make: Make, results: Path) -> None:
     assert run_names(results) == [done.record.run] == watcher.runs
     folder = results / done.record.run
     assert {item.name for item in folder.iterdir()} - {"run.lock"} == {
-        "config.toml", "run.json", "points.parquet", "run.log", "images", "checkpoint",
+        "config.toml", "run.json", "points.parquet", "prompt_scores.parquet", "run.log", "images", "checkpoint",
     }  # fmt: skip
     assert [row["iteration"] for row in watcher.rows] == [row["iteration"] for row in done.store.rows()]
     assert (folder / "run.log").read_text(encoding="utf-8").count("iteration ") >= 3

@@ -342,7 +342,7 @@ def test_a_method_that_cannot_be_planned_hides_no_other(trip: Path, tmp_path: Pa
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("falls cannot be planned: method 'falls' fails in credit on example rewards") == 1
     assert "to run: 6 cells, NFE unknown" in said.stdout
-    assert "3,552" in said.stdout
+    assert "5,328" in said.stdout
 
 
 def test_a_budget_of_seconds_is_projected_as_it_is(tmp_path: Path) -> None:
