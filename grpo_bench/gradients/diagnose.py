@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from grpo_bench.analysis.diagnosis import products, whole
-from grpo_bench.analysis.gradients import BUDGET, MOST_NFE, enough, quality
+from grpo_bench.analysis.gradients import BUDGET, FEWEST, MOST_NFE, enough, quality
 from grpo_bench.analysis.potential import components
 from grpo_bench.config import RunConfig
 from grpo_bench.errors import UserError
 from grpo_bench.evaluation.scoring import make_rewards
-from grpo_bench.gradients.deployed import BATCHES, targets
+from grpo_bench.gradients.deployed import BATCHES, check_differentiable, targets
 from grpo_bench.gradients.estimates import Estimate, estimates
 from grpo_bench.gradients.place import BASE, Place, label_id, of_run, open_at, place_id
 from grpo_bench.gradients.potential import CHILDREN, TRUNKS, branch_scores
@@ -66,7 +66,7 @@ def diagnose(
     identities = {label: identify(config, known) for label, config in configs.items()}
     first = next(iter(identities.values()))
     place = BASE if run is None else of_run(run, first)
-    _check_one_objective(place, identities)
+    _check_together(place, identities)
     deterministic()
     with only_writer(path):
         diagnosis = _found(path, first.config)
@@ -91,6 +91,8 @@ def _measured(
         return
     told("loading")
     session = open_at(place, first.config)
+    if left:
+        check_differentiable(session)
     if policy is None:
         sigmas = rounded(session.schedule.sigmas.tolist())
         policy = PolicyRecord(id=place_id(place, first), name=place.name, nfe=place.nfe, sigmas=sigmas)
@@ -118,7 +120,7 @@ def _label(
     label: str, identity: str, session: Session, h_J: Sequence[Tensor], hh_JJ: tuple[Row, ...], told: Told
 ) -> LabelRecord:
     """Iterations until the stopping rule is met."""
-    started = time.perf_counter()
+    started, look = time.perf_counter(), FEWEST
     seen: list[Estimate] = []
     gg_KK: list[Row] = []
     gh_KJ: list[Row] = []
@@ -126,6 +128,9 @@ def _label(
         seen.append(estimate)
         gg_KK.append(_products(estimate.gradient, [one.gradient for one in seen]))
         gh_KJ.append(_products(estimate.gradient, h_J))
+        if len(seen) < look:
+            continue
+        look = len(seen) + 1 + len(seen) // 20  # a look costs K^2
         exact = [one.exact for one in seen if one.exact is not None]
         found = LabelRecord(
             id=identity,
@@ -170,12 +175,18 @@ def _potential(session: Session, told: Told) -> PotentialRecord:
     )
 
 
-def _check_one_objective(place: Place, identities: Mapping[str, Identity]) -> None:
-    """All labels have one model, reward, sampler and deployment sampler: only then is there one objective.
+def _check_together(place: Place, identities: Mapping[str, Identity]) -> None:
+    """All labels have one model, reward, sampler and deployment sampler, and so one objective; budgets are counted.
 
     Raises:
-        UserError: two have not.
+        UserError: two differ, or a budget is in seconds.
     """
+    for label, identity in identities.items():
+        if identity.config.budget_kind == "seconds":
+            raise UserError(
+                f"{label!r} has a budget of seconds, which does not say how many iterations a window moves over; give "
+                "one that is counted, such as nfe = 64000"
+            )
     (first, one), *rest = identities.items()
     for label, other in rest:
         if place_id(place, other) != place_id(place, one):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from grpo_bench.config import RunConfig
-from grpo_bench.errors import Diverged, UserError
+from grpo_bench.errors import Diverged
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Floats
 from grpo_bench.forest.schedule import Schedule
@@ -55,7 +55,6 @@ def estimates(session: Session) -> Iterator[Estimate]:
 
     Raises:
         Diverged: a gradient is not finite.
-        UserError: a budget that no number of iterations can be read off.
     """
     config, reach = session.config, reached(session.config, session.method, session.schedule)
     number = 0
@@ -77,17 +76,8 @@ def estimates(session: Session) -> Iterator[Estimate]:
 
 
 def reached(config: RunConfig, method: Method[MethodConfig], schedule: Schedule) -> int:
-    """How many iterations a run of the config begins before its budget is spent, pruning left out; at least 1.
-
-    Raises:
-        UserError: a budget in seconds, which says nothing of iterations.
-    """
+    """How many iterations a run of the config begins before its counted budget is spent, pruning left out."""
     kind, spent, count = config.budget_kind, 0.0, 0
-    if kind == "seconds":
-        raise UserError(
-            "a budget of seconds does not say how many iterations a window moves over; give one that is counted, such "
-            "as --budget nfe=64000"
-        )
     while spent < config.budget_amount and count < MOST_ITERATIONS:
         spent += iteration_cost(planned(method, config.seed, count, schedule), config, method).amount(kind)
         count += 1
