@@ -86,8 +86,7 @@ class _Moments:
         return _over(self.a, self.s * self.h)
 
     def snr(self, nfe: float) -> Floats:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(1000 * self.s / ((self.t - self.s) * nfe), dtype=np.float64)
+        return _to_noise(self.s, self.t, nfe)
 
 
 def quality(products: Products) -> Quality:
@@ -139,12 +138,17 @@ def own_target_snr(ge_K: Sequence[float], ee_K: Sequence[float], gg_K: Sequence[
         return NOTHING
 
     def snr(product: Floats, target: Floats, size: Floats) -> Floats:
-        signal = product**2 / target
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(1000 * signal / ((size - signal) * nfe), dtype=np.float64)
+        return _to_noise(product**2 / target, size, nfe)
 
     whole = snr(*(np.array([values.sum()]) for values in (ge, ee, gg)))
     return _measured(whole, snr(ge.sum() - ge, ee.sum() - ee, gg.sum() - gg))
+
+
+def _to_noise(signal: Floats, size: Floats, nfe: float) -> Floats:
+    """1000 signal / ((size - signal) nfe), NaN where there is no noise."""
+    noise = size - signal
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(noise > 0, 1000 * signal / (noise * nfe), np.nan), dtype=np.float64)
 
 
 def _over(a: Floats, square: Floats) -> Floats:

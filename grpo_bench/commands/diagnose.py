@@ -13,6 +13,7 @@ from grpo_bench.errors import UserError, nearest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from grpo_bench.analysis.study import View
     from grpo_bench.config import RunConfig
     from grpo_bench.sweeping.suite import Suite
 
@@ -34,7 +35,11 @@ def diagnose(
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
     runs: Annotated[
-        Path | None, typer.Option(help="Results folder: also what its stored points say, and figures.")
+        Path | None,
+        typer.Option(help="Folder of the suite's runs: figures beside their gains, and who leads at what price."),
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder of figures; default: the data's name without .json.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Data; default results/diagnosis/WORKLOAD.json.")
@@ -58,12 +63,41 @@ def diagnose(
         from grpo_bench.store.run import RunStore
 
         run = None if policy is None else RunStore.open(policy, results_folder(results))
-        _, found = measure(configs, path, run, potential=potential, told=show)
+        diagnosis, found = measure(configs, path, run, potential=potential, told=show)
+    view, ranks, drawn = None, None, None
+    if runs is not None or plots is not None:
+        from grpo_bench.analysis.plots.diagnosis import draw_diagnosis, ranks_at
+
+        view = None if runs is None else _view(runs, workload, diagnosis.reward)
+        ranks = ranks_at(found, view) if view else None
+        drawn = draw_diagnosis(diagnosis, view, plots or path.with_suffix(""))
     if json:
-        print_json(diagnosis_json(found))
-    else:
-        print_diagnosis(found, stdout_console())
-        typer.echo(f"data: {path}")
+        print_json(diagnosis_json(found, view, ranks))
+        return
+    print_diagnosis(found, view, ranks, stdout_console())
+    typer.echo(f"data: {path}")
+    if drawn is not None:
+        typer.echo("\n".join([*(f"plot: {file}" for file in drawn.files), *drawn.notes]))
+
+
+def _view(folder: Path, workload: str, reward: str) -> View:
+    """The runs of a results folder that go with a diagnosis: of equal settings, not a paper's own.
+
+    Raises:
+        UserError: there are none, or several such suites.
+    """
+    from grpo_bench.analysis.study import studies
+
+    views = [view for study in studies(folder) for view in study.views]
+    fitting = [
+        view for view in views if (view.workload, view.reward) == (workload, reward) and view.protocol != "paper"
+    ]
+    if len(fitting) != 1:
+        raise UserError(
+            f"{folder} has {len(fitting)} sets of runs on {workload} with reward {reward}, and one is wanted; give the "
+            "folder of one suite"
+        )
+    return fitting[0]
 
 
 def label_configs(

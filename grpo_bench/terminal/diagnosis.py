@@ -10,21 +10,29 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from grpo_bench.analysis.diagnosis import LabelFigures, label_figures, potential_shares
+from grpo_bench.analysis.breakeven import break_even
+from grpo_bench.analysis.diagnosis import LabelFigures, RankCorrelation, label_figures, potential_shares
 from grpo_bench.analysis.gradients import BUDGET, Measured, Quality
 from grpo_bench.analysis.plots.write import plain as plain_values
 from grpo_bench.terminal.text import NOTHING, count, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
+    from grpo_bench.analysis.study import Curve, View
     from grpo_bench.store.diagnosis import PolicyRecord
 
+ZERO_SPREAD = "zero_spread"
 
-def diagnosis_json(policy: PolicyRecord) -> object:
-    """Every figure of one policy; a number that does not exist is null."""
+
+def diagnosis_json(policy: PolicyRecord, view: View | None, ranks: RankCorrelation | None) -> object:
+    """Every figure of one policy, and what its labels' runs say; a number that does not exist is null."""
     return plain_values(
         {
+            "ranks": asdict(ranks) if ranks else None,
+            "break_even": [asdict(lead) for lead in break_even(view)] if view else None,
             "policy": policy.name,
             "nfe": policy.nfe,
             "labels": {one.label: asdict(one) for one in label_figures(policy)},
@@ -33,7 +41,7 @@ def diagnosis_json(policy: PolicyRecord) -> object:
     )
 
 
-def print_diagnosis(policy: PolicyRecord, console: Console) -> None:
+def print_diagnosis(policy: PolicyRecord, view: View | None, ranks: RankCorrelation | None, console: Console) -> None:
     """A row a label, best first, then a row a grid point; each figure with its standard error."""
     found = sorted(label_figures(policy), key=lambda one: -_sortable(one.whole.q.value))
     console.print()
@@ -45,6 +53,44 @@ def print_diagnosis(policy: PolicyRecord, console: Console) -> None:
         console.print()
         console.print(Text("  share of the variance within a prompt that is decided from a grid point on, %"))
         console.print(_potential(policy))
+    if ranks is not None:
+        console.print(Text(f"  q against gain in gold: {_ranks(ranks)}"))
+    if view is not None:
+        _print_runs(view, console)
+
+
+def _ranks(ranks: RankCorrelation) -> str:
+    if not math.isfinite(ranks.value):
+        return f"{ranks.labels} labels have both, too few for a rank correlation"
+    return f"rank correlation {ranks.value:.2f} ({ranks.low:.2f} to {ranks.high:.2f}) over {ranks.labels} labels"
+
+
+def _print_runs(view: View, console: Console) -> None:
+    """Who leads at which prices; a row a price of a reward call, a column a cost of a backward pass."""
+    leads = break_even(view)
+    if leads:
+        console.print()
+        console.print(Text("  highest mean gold, and in how many seeds it is the highest"))
+        table = _table()
+        table.add_column("reward call", justify="right", no_wrap=True)
+        for backward in dict.fromkeys(lead.backward for lead in leads):
+            table.add_column(f"backward {backward:g}", overflow="fold")
+        for price in dict.fromkeys(lead.price for lead in leads):
+            cells = [plain(f"{one.label} {one.led}/{one.seeds}", limit=40) for one in leads if one.price == price]
+            table.add_row(f"{price:g}", *cells)
+        console.print(table)
+        console.print(Text("  prices in forward evaluations; the nfe axis has reward call 0, backward 2", "dim"))
+    spread = {label: _mean_zero_spread(view.of(label)) for label in view.labels}
+    known = [f"{label} {value:.2f}" for label, value in spread.items() if math.isfinite(value)]
+    console.print(Text.assemble("  groups without spread: ", plain(", ".join(known) or "not in these points")))
+    console.print(Text("  clipped shares by step: not in the points, see each run.log", "dim"))
+
+
+def _mean_zero_spread(curves: Sequence[Curve]) -> float:
+    """Over the points and runs that have it."""
+    values = [value for curve in curves if ZERO_SPREAD in curve.points for value in curve.column(ZERO_SPREAD)]
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 def _qualities(found: list[LabelFigures]) -> Table:
