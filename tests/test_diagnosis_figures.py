@@ -137,12 +137,18 @@ def test_gold_and_its_parts_are_read_where_the_policy_moved_as_far(view: View) -
     assert np.allclose(tree.gains["reward/shapes-correctness"], 0.1 * np.array(tree.distance))
 
 
+@pytest.mark.slow
 def test_the_figures_are_files_with_their_numbers(view: View, tmp_path: Path) -> None:
     drawn = draw_diagnosis(diagnosis(), view, tmp_path / "plots", ("png",))
 
     names = {file.name for file in drawn.files}
     assert {"gradients.png", "potential.png", "break-even.png", DATA} <= names and not drawn.notes
-    assert draw_diagnosis(diagnosis(branched=False), None, tmp_path / "bare", ("png",)).notes
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
+    drawn = draw_diagnosis(diagnosis(branched=False), None, tmp_path, ("png",))
+
+    assert [file.name for file in drawn.files] == [DATA] and len(drawn.notes) == 2
 
 
 def test_runs_of_another_workload_do_not_go_with_it(folder: Path) -> None:
