@@ -1,4 +1,4 @@
-"""How good a method's gradient is for what it costs, from inner products alone (RULES.md, "Diagnostics").
+"""How good a method's gradient is for what it costs, from inner products alone (docs/diagnostics.md).
 
 g_k is a method's estimate in iteration k, h_j the deployed objective's gradient on a batch of prompts. With S and H the
 mean products of different g's and of different h's, T = mean |g|^2, N = T - S, A = mean <g, h>, and n iterations for

@@ -159,7 +159,7 @@ def _potential(session: Session, told: Told) -> PotentialRecord:
     """Of gold and its components, and of the proxy."""
     config, schedule = session.config, session.schedule
     gold = WORKLOADS.get(config.workload).gold
-    rewards = {**session.rewards, **(make_rewards([gold], type(config.reward)(name=gold)) if gold else {})}
+    rewards = {**(make_rewards([gold], type(config.reward)(name=gold)) if gold else {}), **session.rewards}
     points = schedule.steps - 2
     scores = branch_scores(session, rewards, lambda done: told(f"exploration potential: point {done} of {points}"))
     split = [{name: components(score_MCP) for name, score_MCP in at.items()} for at in scores]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 ESTIMATES = 1 << 41
-"""Of iteration 0 of a method's estimates; RULES.md's evaluation has 1 << 40."""
+"""Of iteration 0 of a method's estimates; evaluation's begin at 1 << 40."""
 TARGETS = 1 << 42
 """Of the first batch of the deployed objective."""
 POTENTIAL = 1 << 43
