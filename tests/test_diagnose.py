@@ -22,7 +22,7 @@ from grpo_bench.config import RunConfig
 from grpo_bench.errors import UserError
 from grpo_bench.evaluation.scoring import make_rewards
 from grpo_bench.forest.forest import chains
-from grpo_bench.gradients.deployed import check_differentiable, deployed_gradient, drawn, targets
+from grpo_bench.gradients.deployed import check_differentiable, decoded, deployed_gradient, drawn, targets
 from grpo_bench.gradients.diagnose import diagnose
 from grpo_bench.gradients.estimates import estimates, reached
 from grpo_bench.gradients.place import of_run
@@ -344,3 +344,31 @@ def test_the_command_prints_a_table_of_80_columns_and_json(
     flat = next(one for one in label_figures(measured[2]) if one.label == "flat")
     assert found["labels"]["flat"]["whole"]["q"]["value"] == pytest.approx(flat.whole.q.value)
     assert len(found["potential"]) == STEPS - 2
+
+
+@pytest.mark.slow
+def test_a_step_along_the_deployed_gradient_of_shapes_raises_the_proxy_by_its_square() -> None:
+    # given eight images of the tiny model, and the gradient through its sampler, decoder and learned proxy
+    given = open_session(label_configs("shapes", "flat", None, None, [], seed=0, device="cpu")["flat"])
+    index_P = np.arange(8)
+    prompts = [given.prompts[index] for index in index_P]
+    x_PCHW = Noise(0, 1, prompts, given.policy.latent_shape).draw(Purpose.ROOT, np.array([0]), torch.device("cpu"))[0]
+    conditioning = given.encoded.rows(index_P)
+    slope = deployed_gradient(given, conditioning, prompts, x_PCHW).double()
+
+    # when the weights go a little way along it, and back
+    size = 1e-3 / float(slope.norm())
+    weights = [weight for _, weight in given.policy.parameters()]
+    parts = [
+        part.view_as(own) for part, own in zip(slope.split([own.numel() for own in weights]), weights, strict=True)
+    ]
+    scores = []
+    for sign in (1, -2):
+        with torch.no_grad():
+            for weight, part in zip(weights, parts, strict=True):
+                weight += (sign * size * part).float()
+            images_BCHW = decoded(given.policy, drawn(given, conditioning, x_PCHW)).requires_grad_()  # unrounded
+        scores.append(float(given.rewards["shapes-pref"].score(images_BCHW, prompts).detach().double().mean()))
+
+    # then the proxy moves by twice the step's length times the gradient's
+    assert scores[0] - scores[1] == pytest.approx(2 * size * float(slope.square().sum()), rel=0.05)

@@ -104,6 +104,7 @@ def _measured(
     h_J = targets(session, told=lambda done: told(f"the deployed objective: batch {done} of {BATCHES}"))
     policy = policy.model_copy(update={"hh_JJ": _same(policy.hh_JJ, _triangle(h_J))})
     yield policy
+    del session  # each label opens its own; two models at once may be too many
     for label in left:
         told(f"{label}: loading")
         found = _label(label, ids[label], open_at(place, identities[label].config), h_J, policy.hh_JJ, told)
