@@ -17,6 +17,7 @@ from grpo_bench import __version__
 from grpo_bench.commands.bundle import bundle, verify
 from grpo_bench.commands.claims import claims
 from grpo_bench.commands.compare import compare
+from grpo_bench.commands.diagnose import diagnose
 from grpo_bench.commands.options import (
     ConfigFile,
     Device,
@@ -369,8 +370,8 @@ def pretrain(
     print_json(show_pretraining(model, output or Path(f"{model}-model"), steps=steps, seed=seed))
 
 
-for _command in (sweep, pareto, report, claims, compare, bundle, verify):
-    app.command(_command.__name__, rich_help_panel=RUN if _command is sweep else RESULTS)(_command)
+for _command in (sweep, diagnose, pareto, report, claims, compare, bundle, verify):
+    app.command(_command.__name__, rich_help_panel=RUN if _command in (sweep, diagnose) else RESULTS)(_command)
 app.add_typer(new_app, name="new", rich_help_panel=BUILD)
 app.add_typer(rewards_app, name="rewards", rich_help_panel=BUILD)
 

@@ -98,7 +98,10 @@ class Reward(ABC, Generic[C]):
 
     @abstractmethod
     def score(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores (B,) fp32 of RGB images in [0, 1] for their prompts; deterministic, no gradient.
+        """Scores (B,) fp32 of RGB images in [0, 1] for their prompts; deterministic.
+
+        Training asks without gradient. `grpo-bench diagnose` can use a reward through which autograd passes, without
+        rounding the images, when they require gradients.
 
         Raises ValueError when there are not as many prompts as images.
         """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from grpo_bench import Reward, RewardConfig
-from grpo_bench.workloads.gaussian import latents_of, score_latents
+from grpo_bench.workloads.gaussian import differentiable_score, latents_of, score_latents
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +19,10 @@ class GaussianReward(Reward[RewardConfig]):
     range = (float("-inf"), 0.0)
 
     def score(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Minus the squared distance to the target."""
+        """Minus the squared distance to the target; through which autograd passes when the images require it."""
         import torch
 
+        if images_BCHW.requires_grad:
+            return differentiable_score(images_BCHW, prompts)
         latent_BCHW = latents_of(images_BCHW.detach().float().cpu().numpy())
         return torch.from_numpy(score_latents(latent_BCHW, prompts)).float()

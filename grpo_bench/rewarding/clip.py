@@ -28,12 +28,12 @@ POSITIONS = frozenset({"text_model.embeddings.position_ids", "vision_model.embed
 
 
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """fp32 throughout, whatever the training around it does: no autocast and no TF32."""
+def full_precision(device: torch.device, *, gradient: bool = False) -> Iterator[None]:
+    """fp32 throughout, whatever the training around it does: no autocast and no TF32; gradients only if asked for."""
     matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.set_grad_enabled(gradient), torch.autocast(device.type, enabled=False):
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
@@ -109,13 +109,13 @@ class ClipJudge:
         return scale
 
     def images(self, images_BCHW: Tensor) -> Tensor:
-        """Unit features (B, D) of images in [0, 1]."""
+        """Unit features (B, D) of images in [0, 1]; where these require gradients, so do the features."""
         prepared = (
             longest_side_padded(images_BCHW, self.side)
             if self._padded
             else short_side_cropped(images_BCHW, self.side, self._rounding)
         )
-        with full_precision(prepared.device):
+        with full_precision(prepared.device, gradient=prepared.requires_grad):
             pooled = self.model.vision_model(pixel_values=prepared).pooler_output
             return normalize(self.model.visual_projection(pooled), dim=-1)
 

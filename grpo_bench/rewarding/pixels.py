@@ -1,6 +1,7 @@
 """Images as the official packages prepare them, without torchvision.
 
 All of them read 8-bit images, so ours are rounded to 8 bits first: a score is that of the image as it would be stored.
+Images that require gradients are not rounded where the preparation has a derivative (HPSv2's has).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def longest_side_padded(images_BCHW: Tensor, side: int) -> Tensor:
 
 
 def _padded(images_BCHW: Tensor, side: int) -> Tensor:
-    x_BCHW = eight_bits(images_BCHW).float() / 255
+    x_BCHW = images_BCHW.float() if images_BCHW.requires_grad else eight_bits(images_BCHW).float() / 255
     height, width = x_BCHW.shape[-2:]
     scale = side / float(max(height, width))
     if scale != 1.0:

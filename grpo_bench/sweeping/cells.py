@@ -70,7 +70,7 @@ def lines_of(suite: Suite) -> Lines:
     for name in (name for reward in suite.rewards for name in parse_rewards(reward)):
         REWARDS.get(name)
     lines = {
-        (workload, reward, label): _line(suite, workload, reward, label)
+        (workload, reward, label): label_config(suite, workload, reward, label)
         for workload in suite.workloads
         for reward in suite.rewards
         for label in suite.methods
@@ -117,7 +117,7 @@ def _wanted(suite: Suite, lines: Lines) -> Iterator[Wanted]:
                 yield Wanted(label, scaled(config, LEARNING_RATE, factor), "tuning", seed, factor)
 
 
-def _line(suite: Suite, workload: str, reward: str, label: str) -> RunConfig:
+def label_config(suite: Suite, workload: str, reward: str, label: str) -> RunConfig:
     """A label's config on a workload and reward; its seed is not its cells'.
 
     Raises:

@@ -14,21 +14,16 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from grpo_bench.errors import Diverged, UserError
+from grpo_bench.errors import Diverged
 from grpo_bench.evaluation.evaluator import ByPrompt, Evaluation
-from grpo_bench.evaluation.scoring import score
 from grpo_bench.forest.forest import Forest
-from grpo_bench.forest.rollout import Credit, Rollout
 from grpo_bench.guard import calling
 from grpo_bench.metering.ledger import Counts, check
-from grpo_bench.sampling.engine import Trajectories, grow
-from grpo_bench.sampling.handle import Conditioning
-from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.checkpoint import check_sound
+from grpo_bench.training.experience import gather
 from grpo_bench.training.objective import Batch, Diagnostics
 from grpo_bench.training.planning import frozen_evaluations, iteration_cost, planned
 from grpo_bench.training.session import Session, iteration_prompts
-from grpo_bench.training.slope import slopes
 
 log = logging.getLogger(__name__)
 
@@ -123,27 +118,10 @@ class Trainer:
     def _iterate(self, forest: Forest) -> None:
         session, before, started = self.session, self._ledger.counts(), self._ledger.seconds
         spent_before = self._ledger.nfe
-        with self._ledger.phase("setup"):  # encoding is no part of what methods differ in
-            index_P = iteration_prompts(
-                self._config.seed, self._ledger.iterations, len(session.prompts), self._config.training.prompts
-            )
-            conditioning = session.encoded.rows(index_P)
-        prompts = [session.prompts[index] for index in index_P]
-        with self._ledger.phase("rollout"):
-            noise = Noise(self._config.seed, self._ledger.iterations, prompts, session.policy.latent_shape)
-            with session.behaviour.applied():
-                grown = grow(
-                    forest,
-                    session.schedule,
-                    session.handle,
-                    conditioning,
-                    noise,
-                    likelihood=session.likelihood,
-                    old_mean="old_mean" in session.method.needs,
-                )
-        rollout = self._score(forest, grown, prompts)
-        with self._ledger.phase("credit"):
-            batch = self._credit(forest, grown, rollout, conditioning, noise)
+        index_P = iteration_prompts(
+            self._config.seed, self._ledger.iterations, len(session.prompts), self._config.training.prompts
+        )
+        batch, rollout = gather(session, forest, index_P, self._ledger.iterations)
         with self._ledger.phase("train"):
             diagnostics = self._update(batch)
             with calling(f"method {session.method.name!r}"):
@@ -153,46 +131,6 @@ class Trainer:
         self._ledger.count("iterations")
         reward = float(np.mean(sum(w * rollout.rewards[name] for name, w in self._config.reward.weights.items())))
         self._report(reward, diagnostics, spent_before, started)
-
-    def _score(self, forest: Forest, grown: Trajectories, prompts: list[str]) -> Rollout:
-        """Decode and score every leaf; latents are dropped with it."""
-        session, leaf_LPCHW = self.session, grown.leaf_LPCHW
-        if not bool(torch.isfinite(leaf_LPCHW).all()):
-            raise Diverged(f"the policy gave a NaN or Inf in the rollout of iteration {self._ledger.iterations}")
-        with self._ledger.phase("decode"):
-            latent_BCHW = leaf_LPCHW.flatten(0, 1)
-            batch = self._config.training.decode_batch
-            images_BCHW = torch.cat([session.policy.decode(chunk) for chunk in latent_BCHW.split(batch)])
-            self._ledger.count("decodes", len(images_BCHW))
-            self._ledger.count("images", len(images_BCHW))
-        with self._ledger.phase("reward"):
-            names = prompts * forest.images
-            rewards = {}
-            for name, reward in session.rewards.items():
-                rewards[name] = score(reward, images_BCHW, names).reshape(forest.images, len(prompts))
-                self._ledger.count_reward(name, len(names))
-        logp_NP = np.zeros((forest.nodes, len(prompts)))
-        logp_NP[forest.trained_edges_E] = grown.logp_EP.cpu().numpy()
-        return Rollout(
-            forest, rewards, logp_NP, self._config.reward.weights, self._config.reward.combine, tuple(prompts)
-        )
-
-    def _credit(
-        self, forest: Forest, grown: Trajectories, rollout: Rollout, conditioning: Conditioning, noise: Noise
-    ) -> Batch:
-        session = self.session
-        with calling(f"method {session.method.name!r}"):
-            credit = session.method.credit(rollout)
-            weight_N = session.method.weights(forest, session.schedule)
-        _check_credit(credit, forest, rollout.logp_NP.shape[1])
-        clip = self._config.objective.advantage_clip
-        slope_NP = slopes(
-            session.method, forest, session.schedule, credit, weight_N, clip=session.objective.clip, advantage_clip=clip
-        )
-        session.credit_log.see(rollout, credit, slope_NP)
-        return Batch.credited(
-            forest, session.schedule, grown, conditioning, credit, weight_N, noise, advantage_clip=clip
-        )
 
     def _update(self, batch: Batch) -> Diagnostics:
         """The iteration's optimiser steps, split over its prompts."""
@@ -275,15 +213,3 @@ class Trainer:
         with self._ledger.phase("io"):
             check_sound(self.session)
             self._recorder.checkpoint(self.session)
-
-
-def _check_credit(credit: object, forest: Forest, prompts: int) -> None:
-    if not isinstance(credit, Credit):
-        raise UserError(f"the method's credit is {type(credit).__name__}; return a Credit")
-    if credit.advantage_NP.shape != (forest.nodes, prompts):
-        raise UserError(
-            f"the method's credit has the shape {credit.advantage_NP.shape}, but {forest.nodes} nodes and {prompts} "
-            f"prompts need {(forest.nodes, prompts)}"
-        )
-    if not np.isfinite(credit.advantage_NP).all():
-        raise Diverged("the method's credit holds a NaN or Inf")

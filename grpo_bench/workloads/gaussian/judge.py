@@ -6,11 +6,15 @@ A picture is an affine map of the latent, so that nothing is lost but what lies 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from grpo_bench.workloads.gaussian.clouds import NUMBERS, QUALITY, SHAPE, cloud
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
@@ -43,3 +47,16 @@ def score_latents(latent_BCHW: Array, prompts: Sequence[str]) -> npt.NDArray[np.
     target_BD = np.array([cloud(prompt).target for prompt in prompts]).reshape(-1, NUMBERS)
     off_BD = latent_BCHW.reshape(-1, NUMBERS).astype(np.float64) - target_BD
     return np.asarray(-((off_BD @ QUALITY) * off_BD).sum(1) / NUMBERS, dtype=np.float64)
+
+
+def differentiable_score(images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+    """`score_latents` of `latents_of`, (B,), in torch and the images' precision, so that autograd passes through."""
+    import torch
+
+    channels, rows, columns = SHAPE
+    blocks = images_BCHW.unflatten(2, (rows, -1)).unflatten(4, (columns, -1)).mean((3, 5))
+    latent_BD = ((blocks - 0.5) * (2 * REACH)).reshape(-1, channels * rows * columns)
+    target_BD = torch.as_tensor(np.array([cloud(prompt).target for prompt in prompts])).to(latent_BD)
+    off_BD = latent_BD - target_BD
+    score_B: Tensor = -((off_BD @ torch.tensor(QUALITY).to(off_BD)) * off_BD).sum(1) / NUMBERS
+    return score_B
