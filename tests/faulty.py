@@ -273,7 +273,7 @@ class ProcessNumber(Chains):
 
     def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
         noisy_T = early(schedule)
-        noisy_T[(os.getpid() + iteration * 7) % (schedule.steps - 1)] = False
+        noisy_T[np.random.default_rng((os.getpid(), iteration)).integers(schedule.steps - 1)] = False
         return chains(schedule.sigmas, 8, noisy_T)
 
 

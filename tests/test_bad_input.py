@@ -247,6 +247,7 @@ def test_results_that_cannot_be_written(tiny_model: Path, tmp_path: Path) -> Non
     assert "Could not write" in said
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_process_of_its_own_says_the_same(tiny_model: Path, tmp_path: Path) -> None:
     # given one of the above in a fresh interpreter, where every library can still speak

@@ -204,6 +204,7 @@ def test_a_bomb_of_two_gigabytes_is_stopped_early(tmp_path: Path) -> None:
         assert perf_counter() - started < 1
 
 
+@pytest.mark.slow
 def test_small_entries_that_are_a_bomb_together_are_stopped_at_a_gigabyte(tmp_path: Path) -> None:
     # Each of 150 is true and within its own limit; the 101st would pass 1,000,000,000 bytes
     data, checksum = _zeros(10_000_000), zlib.crc32(b"\0" * 10_000_000)

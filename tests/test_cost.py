@@ -65,6 +65,7 @@ def everything(forest: Forest) -> Bools:
     return np.repeat(forest.trained_N[:, None], len(PROMPTS), axis=1)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(forests(), st.randoms(use_true_random=False))
 def test_random_forests_cost_what_they_declare(forest: Forest, random: object) -> None:

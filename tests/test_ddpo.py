@@ -87,6 +87,7 @@ def test_a_buffer_too_small_for_its_min_count_is_refused() -> None:
         method("ddpo", buffer=8)
 
 
+@pytest.mark.slow
 def test_the_buffer_survives_stops_and_resumes(make: Make, results: Path, tmp_path: Path) -> None:
     # 18 training prompts, 9 an iteration: each prompt comes back in iterations 2, 4 and 6, and only a buffer that was
     # kept reaches min_count

@@ -364,6 +364,7 @@ def test_a_module_that_takes_its_process_down_is_named(
     assert torch == Torch()
 
 
+@pytest.mark.slow
 def test_imports_and_entry_points_are_looked_at_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = count_questions(monkeypatch)
 

@@ -66,6 +66,7 @@ def test_several_trees_cost_several_times_as_much() -> None:
     assert costs(plan("tree", window_law="fixed", roots=4)) == (808, 52, 156, 108)
 
 
+@pytest.mark.slow
 def test_the_trees_window_starts_by_a_truncated_geometric_law() -> None:
     # Pr[i] = .5^i / sum over 0..6
     law = 0.5 ** np.arange(7)

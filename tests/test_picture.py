@@ -186,6 +186,7 @@ def test_a_keep_of_the_wrong_shape_is_refused() -> None:
         Sketch("flat", flat(), np.ones(3, dtype=bool))
 
 
+@pytest.mark.slow
 def test_a_picture_needs_no_pyplot_and_no_torch(tmp_path: Path) -> None:
     imports = (
         "import pathlib\n"

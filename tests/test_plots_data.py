@@ -101,6 +101,7 @@ def test_the_file_beside_the_plots_is_what_was_drawn(study: tuple[Study, list[Vi
     assert tuned["tree", 0.5] == pytest.approx([0.1, 0.1]) and tuned["tree", 1.0] == pytest.approx([0.2, 0.2])
 
 
+@pytest.mark.slow
 def test_equal_data_make_equal_files(study: tuple[Study, list[ViewSummary]]) -> None:
     (view,), (summary,), styles = study[0].views, study[1], study_styles(study[0])
     data = collect(view, summary)["pareto-nfe"]

@@ -114,6 +114,7 @@ def test_the_same_seed_gives_the_same_points_and_images(make_run: Make, tmp_path
     same_images(first.store, second.store)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(make_run: Make, tmp_path: Path) -> None:
     # given ddpo, whose buffer must survive too
     chosen = make_run(method=METHODS["ddpo"], training={"checkpoint_every": 1})

@@ -45,6 +45,7 @@ def card() -> dict[str, object]:
     return read
 
 
+@pytest.mark.slow
 def test_pairs_never_meet_the_gold_judge() -> None:
     # in a process of its own: whatever else the tests import, these modules load no judge
     code = (
