@@ -35,5 +35,5 @@ def test_a_reward_without_variance_has_no_share() -> None:
 
 
 def test_a_small_table_by_hand() -> None:
-    # Two trunks with children 0, 2 and 4, 6: within (2 + 2) / 2 = 2; between 2 * var(1, 5) = 16; trunks (16 - 2) / 2 = 7.
+    # Children 0, 2 and 4, 6: within (2 + 2) / 2 = 2; between 2 * var(1, 5) = 16; trunks (16 - 2) / 2 = 7.
     assert decided_share(np.array([[[0.0, 2.0], [4.0, 6.0]]])) == pytest.approx(2 / (2 + 7))
