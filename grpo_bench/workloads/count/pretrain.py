@@ -109,7 +109,7 @@ Weights are stored in half precision; load them in single precision.
 
 
 DESIGN = Design(
-    steps=1500,
+    steps=800,
     vae_steps=0,
     pictures=8192,
     latents=8192,

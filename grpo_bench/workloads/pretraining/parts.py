@@ -131,7 +131,7 @@ def make_pipeline(words: Iterable[str], length: int = MAX_TOKENS) -> StableDiffu
 
 
 def make_unet() -> UNet2DConditionModel:
-    """Two levels, 8x8 of width 32 and 4x4 of width 64, each with attention to itself and to the text."""
+    """Two levels, 8x8 of width 32 and 4x4 of width 64; the lower one attends to itself and to the text."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     unet: UNet2DConditionModel = UNet2DConditionModel(
@@ -140,8 +140,8 @@ def make_unet() -> UNet2DConditionModel:
         out_channels=LATENT_CHANNELS,
         block_out_channels=(32, 64),
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,  # diffusers' name for the number of heads
         norm_num_groups=16,
