@@ -2,9 +2,10 @@
 
 The picture's mean over its channels is cut into two halves, one a place. From each half its best plane is taken off,
 since a background may change evenly. The fit of a letter is the greatest cosine between what is left and the letter's
-mask (freed of its own best plane) over all shifts; a rendered letter has 1. Ink is how much lighter the letter is than
-its background, by least squares. Let ramp(x; a, b) = clip((x - a) / (b - a), 0, 1). Then for each place
-  legible = ramp(fit; 0.55, 0.9) * ramp(fit - best other letter's fit; 0, 0.05) * ramp(ink; 0.03, 0.10)
+mask (freed of its own best plane) over all shifts; a rendered letter has 1. Its margin is its fit less the best fit of
+another letter, over the least that this is for the perfect letter at any shift. Ink is how much lighter the letter is than its
+background, by least squares. Let ramp(x; a, b) = clip((x - a) / (b - a), 0, 1). Then for each place
+  legible = ramp(fit; 0.5, 0.8) * ramp(margin; 0, 0.9) * ramp(ink; 0.03, 0.10)
 and the score is the mean of the two. It is differentiable wherever a ramp is neither 0 nor 1.
 """
 
@@ -22,7 +23,7 @@ from grpo_bench.workloads.glyphs.captions import parse
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIT, MARGIN, INK = (0.55, 0.9), (0.0, 0.05), (0.03, 0.10)
+FIT, MARGIN, INK = (0.5, 0.8), (0.0, 0.9), (0.03, 0.10)
 
 
 def legibility(images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -42,7 +43,9 @@ def legibility(images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
     right_B2 = fit_B2L.gather(2, asked_B21)[..., 0]
     other_B2 = fit_B2L.scatter(2, asked_B21, -1.0).amax(2)
     ink_B2 = ink_B2L.gather(2, asked_B21)[..., 0]
-    return _ramp(right_B2, *FIT) * _ramp(right_B2 - other_B2, *MARGIN) * _ramp(ink_B2, *INK)
+    perfect_B2 = torch.from_numpy(_margins()).to(images_BCHW.device)[torch.arange(PLACES), asked_B2]
+    margin_B2 = (right_B2 - other_B2) / perfect_B2
+    return _ramp(right_B2, *FIT) * _ramp(margin_B2, *MARGIN) * _ramp(ink_B2, *INK)
 
 
 def fits(images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,6 +84,17 @@ def _templates() -> list[tuple[Floats, Floats]]:
         size = np.linalg.norm(free, axis=2)
         found.append((free / size[..., None], size))
 
+    return found
+
+
+@cache
+def _margins() -> Floats:
+    """By how much a perfect letter fits better than any other letter, at its worst shift (places, letters)."""
+    found = np.empty((PLACES, len(LETTERS)), np.float32)
+    for place, (template_LSP, _) in enumerate(_templates()):
+        for letter, own_SP in enumerate(template_LSP):
+            others = np.delete(template_LSP, letter, 0).reshape(-1, own_SP.shape[1])
+            found[place, letter] = 1 - (own_SP @ others.T).max()
     return found
 
 
