@@ -3,8 +3,8 @@
 The picture's mean over its channels is cut into two halves, one a place. From each half its best plane is taken off,
 since a background may change evenly. The fit of a letter is the greatest cosine between what is left and the letter's
 mask (freed of its own best plane) over all shifts; a rendered letter has 1. Its margin is its fit less the best fit of
-another letter, over the least that this is for the perfect letter at any shift. Ink is how much lighter the letter is than its
-background, by least squares. Let ramp(x; a, b) = clip((x - a) / (b - a), 0, 1). Then for each place
+another letter, over the least that this is for the perfect letter at any shift. Ink is how much lighter the letter is
+than its background, by least squares. Let ramp(x; a, b) = clip((x - a) / (b - a), 0, 1). Then for each place
   legible = ramp(fit; 0.5, 0.8) * ramp(margin; 0, 0.9) * ramp(ink; 0.03, 0.10)
 and the score is the mean of the two. It is differentiable wherever a ramp is neither 0 nor 1.
 """

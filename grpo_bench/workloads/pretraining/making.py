@@ -130,7 +130,7 @@ def _write(design: Design, pipe: DiffusionPipeline, output: Path, card: Card) ->
     import diffusers
     import torch
 
-    seed = int(card["seed"])
+    seed, count = int(card["seed"]), int(card["pictures"])
     with new_folder(output) as folder:
         save(pipe, folder)
         saved = load(folder)
@@ -139,7 +139,7 @@ def _write(design: Design, pipe: DiffusionPipeline, output: Path, card: Card) ->
             "sha256": weights_sha256(folder),
             "vae_mse": mean_error(saved.vae, design.draw(256, seed + 1)),
             **{name: round(score, 4) for name, score in design.scores(saved).items()},
-            "ceiling": ceiling(design.gold, saved.vae, design.draw(min(CEILING_PICTURES, int(card["pictures"])), seed + 1)),
+            "ceiling": ceiling(design.gold, saved.vae, design.draw(min(CEILING_PICTURES, count), seed + 1)),
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
         }
