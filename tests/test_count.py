@@ -10,12 +10,23 @@ import pytest
 from grpo_bench.errors import UserError
 from grpo_bench.workloads.count.judge import right
 from grpo_bench.workloads.count.render import render
-from grpo_bench.workloads.count.scenes import SPLITS, Kind, Scene, all_scenes, caption, is_rare, parse, prompts
+from grpo_bench.workloads.count.scenes import (
+    BLIND,
+    SPLITS,
+    Kind,
+    Scene,
+    all_scenes,
+    caption,
+    parse,
+    prompts,
+    taught,
+)
 from grpo_bench.workloads.shapes.geometry import coverage
 from grpo_bench.workloads.shapes.render import PALETTE
 from grpo_bench.workloads.shapes.scenes import COLOURS, SHAPES, Thing
 
 SCENES = all_scenes()[::7]
+TRAIN_HELDOUT_TUNING = [152, 64, 30]
 FEWER = [scene for scene in SCENES if sum(kind.count for kind in scene) > 1]
 MORE = [scene for scene in SCENES if sum(kind.count for kind in scene) < 3]
 
@@ -69,17 +80,26 @@ def test_a_text_outside_the_grammar_is_refused(text: str) -> None:
         parse(text)
 
 
-def test_the_splits_are_frozen_disjoint_and_all_scenes() -> None:
+def test_the_splits_are_frozen_and_disjoint_and_plain_captions_untaught() -> None:
     parts = [set(prompts(split)) for split in SPLITS]
-    assert [len(part) for part in parts] == [905, 64, 30]
-    assert len(set.union(*parts)) == len(all_scenes())
+    assert [len(part) for part in parts] == TRAIN_HELDOUT_TUNING
+    assert len(set.union(*parts)) == sum(TRAIN_HELDOUT_TUNING)
+    taught_prompts = set(map(caption, taught()))
+    assert len(taught_prompts) == len(all_scenes()) - 18 - 38 - 38
+    for split in ("heldout", "tuning"):
+        assert not {text for text in prompts(split) if BLIND not in map(thing, parse(text))} & taught_prompts
+
+
+def thing(kind: Kind) -> Thing:
+    return kind.thing
 
 
 def test_each_split_has_easy_and_hard_captions() -> None:
     for split in SPLITS:
         scenes = list(map(parse, prompts(split)))
-        assert {len(scene) for scene in scenes} == {1, 2, 3}
-        assert 0.3 < sum(map(is_rare, scenes)) / len(scenes) < 0.4
+        assert {len(scene) for scene in scenes} >= {2, 3}
+        blind = sum(BLIND in map(thing, scene) for scene in scenes)
+        assert 0.45 <= blind / len(scenes) <= 0.55
 
 
 def test_true_pictures_are_right() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from grpo_bench.workloads.count.judge import right
 from grpo_bench.workloads.count.render import render
-from grpo_bench.workloads.count.scenes import WORDS, caption, is_rare, prompts, scenes
+from grpo_bench.workloads.count.scenes import WORDS, caption, is_rare, prompts, taught
 from grpo_bench.workloads.pretraining.fitting import DROPOUT, SMALL_BATCH, Pictures, fit_flow, in_bytes
 from grpo_bench.workloads.pretraining.folder import SAMPLE_STEPS, draw, load
 from grpo_bench.workloads.pretraining.making import CEILING_PICTURES, Card, Design
@@ -31,9 +31,9 @@ SAMPLES_PER_PROMPT = 24
 
 
 def draw_pictures(count: int, seed: int) -> Pictures:
-    """Pictures of the split `train`, with random nuisance."""
+    """Pictures of the taught scenes, with random nuisance."""
     rng = np.random.default_rng(seed)
-    told = scenes("train")
+    told = taught()
     weight = np.array([RARITY if is_rare(scene) else 1.0 for scene in told])
     kinds = np.array([len(scene) for scene in told])
     for number, share in SHARES.items():
@@ -95,8 +95,8 @@ A diffusers `StableDiffusion3Pipeline` of 32x32 pictures with up to three colour
 one blue square". No T5: load it with `text_encoder_3=None, tokenizer_3=None`, call it with `max_sequence_length=0`.
 Weights are stored in half precision; load them in single precision.
 
-- **Data**: {card["pictures"]} pictures drawn by `grpo_bench.workloads.count.render` from the prompts of the split
-  `train`; those with a rare pair of colour and shape are drawn {RARITY} times as often as the others.
+- **Data**: {card["pictures"]} pictures drawn by `grpo_bench.workloads.count.render` of `taught` scenes; those with a
+  rare pair of colour and shape are drawn {RARITY} times as often as the others.
 - **Training**: the autoencoder is that of `shapes`; transformer and both text encoders start from its weights and take
   {card["steps"]} steps of {SMALL_BATCH} by flow matching, caption dropout {DROPOUT}, averaged weights. `grpo-bench
   pretrain count` does it again: the same hash on the same machine and number of threads.
