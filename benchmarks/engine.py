@@ -36,7 +36,8 @@ from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.determinism import deterministic
 from grpo_bench.training.objective import Batch, Diagnostics, Objective, default_clip
 from grpo_bench.training.planning import make_method, plan_forest, sampling_schedule
-from grpo_bench.workloads.shapes.parts import make_pipeline
+from grpo_bench.workloads.pretraining.parts import make_pipeline
+from grpo_bench.workloads.shapes.pretrain import WORDS
 from grpo_bench.workloads.shapes.workload import MODEL, ShapesWorkload
 
 SD35 = {
@@ -152,7 +153,7 @@ def fastest(
 
 def sd35_policy(config: RunConfig, device: torch.device) -> tuple[SD3Policy, Conditioning]:
     """SD3.5-M's transformer with random weights, beside parts of no size, and random text tokens."""
-    pipeline = make_pipeline()
+    pipeline = make_pipeline(WORDS)
     vae = AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -177,7 +178,7 @@ def shapes_policy(config: RunConfig, device: torch.device, prompts: list[str]) -
     with tempfile.TemporaryDirectory() as folder:
         if not source:
             torch.manual_seed(0)
-            make_pipeline().save_pretrained(folder)
+            make_pipeline(WORDS).save_pretrained(folder)
         policy = SD3Policy.load(source or folder, config.model, device)
     return policy, policy.encode(prompts).to(device)
 

@@ -23,9 +23,9 @@ from grpo_bench.config import RewardSection
 from grpo_bench.errors import UserError
 from grpo_bench.evaluation.scoring import make_rewards, score_parts
 from grpo_bench.store.reader import read_runs
-from grpo_bench.workloads.shapes.pretrain import MODEL, load
+from grpo_bench.workloads.pretraining.folder import load
 from grpo_bench.workloads.shapes.scenes import prompts as heldout
-from grpo_bench.workloads.shapes.workload import ShapesWorkload
+from grpo_bench.workloads.shapes.workload import MODEL, ShapesWorkload
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference" / "proxy-gold"

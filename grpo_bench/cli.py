@@ -39,6 +39,7 @@ from grpo_bench.guard import interrupted_in, supervised
 from grpo_bench.isolated.commands import app as rewards_app
 from grpo_bench.scaffold.commands import app as new_app
 from grpo_bench.terminal.streams import OutputLost, watched_streams
+from grpo_bench.workloads.pretraining.designs import DESIGNS
 
 if TYPE_CHECKING:
     from grpo_bench.config import Table
@@ -355,16 +356,20 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
+MODELS = (*DESIGNS, "shapes-pref")
+"""What `pretrain` makes."""
+
+
 @app.command(rich_help_panel=BUILD)
 def pretrain(
-    model: Annotated[str, typer.Argument(help="Shipped model to make: shapes, or its learned reward shapes-pref.")],
+    model: Annotated[str, typer.Argument(help=f"Shipped model to make: {', '.join(MODELS)}.")],
     output: Annotated[Path | None, typer.Option(help="New folder; default: MODEL-model.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the shipped model's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of data and weights.")] = 0,
 ) -> None:
     """Make a shipped model again, from rendered captions."""
-    if model not in ("shapes", "shapes-pref"):
-        raise UserError(f"no shipped model is named {model!r}; {nearest(model, ['shapes', 'shapes-pref'])}")
+    if model not in MODELS:
+        raise UserError(f"no shipped model is named {model!r}; {nearest(model, MODELS)}")
     from grpo_bench.terminal.display import show_pretraining
 
     print_json(show_pretraining(model, output or Path(f"{model}-model"), steps=steps, seed=seed))

@@ -19,7 +19,7 @@ from grpo_bench.evaluation.scoring import Rewards, make_rewards
 from grpo_bench.rewarding import ClipJudge
 from grpo_bench.rewarding.openclip import rename
 from grpo_bench.store.reader import read_runs
-from grpo_bench.workloads.shapes.parts import make_tokenizer
+from grpo_bench.workloads.pretraining.parts import make_tokenizer
 from grpo_bench.workloads.shapes.preference import MODEL, TOKENIZER, WEIGHTS, autoencoder, pretrain
 from grpo_bench.workloads.shapes.preference_fitting import (
     embed_images,
@@ -29,6 +29,7 @@ from grpo_bench.workloads.shapes.preference_fitting import (
     tokens_of,
 )
 from grpo_bench.workloads.shapes.preference_pairs import CONTENT, LOOKS, SCENES, Pairs, autoencoded, draw_pairs
+from grpo_bench.workloads.shapes.pretrain import WORDS
 from grpo_bench.workloads.shapes.render import render_ideal
 from grpo_bench.workloads.shapes.scenes import caption, parse
 from grpo_bench_rewards.shapes_pref import ShapesPrefReward
@@ -81,7 +82,7 @@ def test_it_is_read_by_the_code_that_reads_hps(reward: ShapesPrefReward) -> None
 
 def test_the_layout_is_the_inverse_of_how_hps_is_read() -> None:
     torch.manual_seed(0)
-    state = make_model(make_tokenizer()).state_dict()
+    state = make_model(make_tokenizer(WORDS)).state_dict()
     read = rename(published_layout(state))
     assert set(read) == set(state)
     assert all(torch.equal(read[name], value) for name, value in state.items())
@@ -90,7 +91,7 @@ def test_the_layout_is_the_inverse_of_how_hps_is_read() -> None:
 def test_the_reward_is_the_cosine_that_was_trained(tmp_path: Path) -> None:
     # given a model of two steps, when the reward reads its file, then it gives the training code's own cosines
     pretrain(tmp_path / "model", steps=2)
-    reward, tokenizer = made(path=str(tmp_path / "model")), make_tokenizer()
+    reward, tokenizer = made(path=str(tmp_path / "model")), make_tokenizer(WORDS)
     model = make_model(tokenizer).eval()
     state = torch.load(tmp_path / "model" / WEIGHTS, weights_only=True)["state_dict"]
     model.load_state_dict(rename({name: value.float() for name, value in state.items()}))

@@ -253,14 +253,16 @@ def _move_logs(source: TextIO, target: TextIO) -> None:
 
 
 def show_pretraining(model: str, output: Path, *, steps: int | None, seed: int) -> dict[str, object]:
-    """Make a shipped model, `shapes` or `shapes-pref`, again with a progress bar on stderr; its model card's numbers.
+    """Make a shipped model again with a progress bar on stderr; its model card's numbers.
 
     Raises:
         UserError: `output` exists, or `steps` is not positive.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from grpo_bench.workloads.shapes import preference, pretrain
+    from grpo_bench.workloads.pretraining.designs import design
+    from grpo_bench.workloads.pretraining.making import pretrain
+    from grpo_bench.workloads.shapes import preference
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=_stderr(), redirect_stdout=False) as bar:
@@ -273,7 +275,7 @@ def show_pretraining(model: str, output: Path, *, steps: int | None, seed: int) 
 
         if model == "shapes-pref":
             return asdict(preference.pretrain(output, steps=steps, seed=seed, progress=report))
-        return asdict(pretrain.pretrain(output, steps=steps, seed=seed, progress=report))
+        return dict(pretrain(design(model), output, steps=steps, seed=seed, progress=report))
 
 
 def _stderr() -> Console:

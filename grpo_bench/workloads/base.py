@@ -20,6 +20,8 @@ class Workload(ABC):
     tier: ClassVar[Tier]
     gold: ClassVar[str]
     """Reward that judges the truth; empty: the proxy itself, and no gap is drawn."""
+    replicates: ClassVar[str] = ""
+    """Workload whose captions and judge this one has with another model: it stands outside means over workloads."""
     defaults: ClassVar[Table]
     """Settings laid on the global defaults, below recipes."""
 

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grpo_bench.errors import UserError
-from grpo_bench.workloads.shapes.fitting import Progress, threads
-from grpo_bench.workloads.shapes.parts import make_tokenizer
+from grpo_bench.workloads.pretraining.fitting import Progress, threads
+from grpo_bench.workloads.pretraining.parts import make_tokenizer
 from grpo_bench.workloads.shapes.preference_fitting import (
     BATCH,
     CONTRAST,
@@ -32,6 +32,7 @@ from grpo_bench.workloads.shapes.preference_fitting import (
     tokens_of,
 )
 from grpo_bench.workloads.shapes.preference_pairs import CONTENT, LOOKS, SCENES, Pairs, autoencoded, draw_pairs
+from grpo_bench.workloads.shapes.pretrain import WORDS
 from grpo_bench.workloads.shapes.scenes import caption
 from grpo_bench.workloads.shapes.workload import MODEL as PIPELINE
 
@@ -87,7 +88,7 @@ def pretrain(
     if steps < 1:
         raise UserError(f"pretraining takes at least one step, not {steps}")
     report = progress or (lambda phase, done, total: None)
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(WORDS)
     with torch.random.fork_rng(devices=[]), threads(THREADS):
         torch.manual_seed(seed)
         model = make_model(tokenizer)

@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from grpo_bench.workloads.shapes.fitting import Progress, descend, rate_schedule, set_rate
+from grpo_bench.workloads.pretraining.fitting import Progress, descend, rate_schedule, set_rate
+from grpo_bench.workloads.pretraining.parts import BEGIN, END, MAX_TOKENS
 from grpo_bench.workloads.shapes.geometry import SIDE
-from grpo_bench.workloads.shapes.parts import BEGIN, END, MAX_TOKENS
 from grpo_bench.workloads.shapes.preference_pairs import SCENES, Pairs
 from grpo_bench.workloads.shapes.scenes import COLOURS, SHAPES, caption
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from grpo_bench.workloads.shapes.fitting import ALONE
 from grpo_bench.workloads.shapes.geometry import SIDE, Floats
+from grpo_bench.workloads.shapes.pretrain import ALONE
 from grpo_bench.workloads.shapes.render import render, render_ideal
 from grpo_bench.workloads.shapes.scenes import (
     COLOURS,

@@ -49,7 +49,7 @@ def render(scenes: Sequence[Scene], rng: np.random.Generator) -> Floats:
     purity = 0.38 + 0.62 * rng.beta(1.2, 1.8, codes.colour.shape)
     grey = rng.uniform(0.35, 0.65, codes.colour.shape)
     paint = purity[..., None] * PALETTE[codes.colour] + ((1 - purity) * grey)[..., None]
-    return _compose(codes, size, centre, paint.astype(np.float32), _backgrounds(len(scenes), rng))
+    return _compose(codes, size, centre, paint.astype(np.float32), backgrounds(len(scenes), rng))
 
 
 def render_ideal(scenes: Sequence[Scene]) -> Floats:
@@ -94,7 +94,7 @@ def _place(codes: _Codes, size: np.ndarray, luck: np.ndarray) -> tuple[Floats, F
     return size.astype(np.float32), centre.astype(np.float32)
 
 
-def _backgrounds(count: int, rng: np.random.Generator) -> Floats:
+def backgrounds(count: int, rng: np.random.Generator) -> Floats:
     """Backgrounds (B, 3, 32, 32): a lightness, a faint tint, a linear gradient and a soft texture."""
     lightness = 0.40 + 0.60 * rng.beta(1.4, 1.3, (count, 1))
     tint = 0.06 * rng.beta(1.0, 1.5, (count, 1)) * rng.standard_normal((count, 3))

@@ -1,19 +1,20 @@
-"""The untrained parts of the tiny Stable Diffusion 3: a real diffusers pipeline of 3.2 M parameters, without T5."""
+"""The untrained parts of the built-in models: a real Stable Diffusion 3 of 3.2 M parameters without T5, and an SD 1."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
-
-from grpo_bench.workloads.shapes.scenes import COLOURS, RELATIONS, SHAPES
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
-    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 MAX_TOKENS = 16
-"""Text tokens a caption is padded to; the longest caption needs 10. They cost as much as image tokens."""
+"""Text tokens a caption is padded to; the longest caption needs 13. They cost as much as image tokens."""
 SHIFT = 1.0
 """Of the FlowMatchEulerDiscreteScheduler: so few latents need no emphasis on high noise."""
 LATENT_CHANNELS = 4
@@ -21,13 +22,8 @@ TEXT_WIDTH = 64
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def words() -> tuple[str, ...]:
-    """The words of the captions' grammar."""
-    return tuple(sorted({"a", *COLOURS, *SHAPES, *" ".join(RELATIONS).split()}))
-
-
-def make_tokenizer() -> CLIPTokenizer:
-    """One token a word of the grammar; any other text falls back to bytes, so that nothing is unknown.
+def make_tokenizer(words: Iterable[str], length: int = MAX_TOKENS) -> CLIPTokenizer:
+    """One token a word, texts of `length` tokens; any other text falls back to bytes, so that nothing is unknown.
 
     CLIP's byte-pair encoding merges the pair of lowest rank first. Each word is built from its end backwards, in the
     order of the words' reversed spelling, so that a shared ending is merged once and no word's merges break another's.
@@ -38,7 +34,7 @@ def make_tokenizer() -> CLIPTokenizer:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*letters, *(letter + "</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
-    for word in sorted(words(), key=lambda word: word[::-1]):
+    for word in sorted(words, key=lambda word: word[::-1]):
         tail = word[-1] + "</w>"
         for letter in reversed(word[:-1]):
             if (letter, tail) not in merges:
@@ -46,14 +42,20 @@ def make_tokenizer() -> CLIPTokenizer:
                 tokens.append(letter + tail)
             tail = letter + tail
     vocabulary = {token: index for index, token in enumerate([*tokens, BEGIN, END])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
     """A two-layer CLIP text encoder of width 64 over the tokenizer's vocabulary."""
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+    from transformers import CLIPTextModelWithProjection
 
-    config = CLIPTextConfig(
+    return CLIPTextModelWithProjection(_text_config(tokenizer))
+
+
+def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.convert_tokens_to_ids(BEGIN),
         eos_token_id=tokenizer.convert_tokens_to_ids(END),
@@ -63,10 +65,9 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
         num_hidden_layers=2,
         num_attention_heads=2,
         projection_dim=TEXT_WIDTH,
-        max_position_embeddings=MAX_TOKENS,
+        max_position_embeddings=tokenizer.model_max_length,
         hidden_act="gelu",
     )
-    return CLIPTextModelWithProjection(config)
 
 
 def make_vae() -> AutoencoderKL:
@@ -109,12 +110,13 @@ def make_transformer() -> SD3Transformer2DModel:
     return transformer
 
 
-def make_pipeline() -> StableDiffusion3Pipeline:
+def make_pipeline(words: Iterable[str], length: int = MAX_TOKENS) -> StableDiffusion3Pipeline:
     """All parts, with weights from torch's global generator: seed it first. In training mode."""
     from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-    tokenizer = make_tokenizer()
+    words = tuple(words)
+    tokenizer = make_tokenizer(words, length)
     return StableDiffusion3Pipeline(
         transformer=make_transformer(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
@@ -122,7 +124,58 @@ def make_pipeline() -> StableDiffusion3Pipeline:
         text_encoder=make_text_encoder(tokenizer),
         tokenizer=tokenizer,
         text_encoder_2=make_text_encoder(tokenizer),
-        tokenizer_2=make_tokenizer(),
+        tokenizer_2=make_tokenizer(words, length),
         text_encoder_3=None,
         tokenizer_3=None,
+    )
+
+
+def make_unet() -> UNet2DConditionModel:
+    """Two levels, 8x8 of width 32 and 4x4 of width 64; the lower one attends to itself and to the text."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    unet: UNet2DConditionModel = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,  # diffusers' name for the number of heads
+        norm_num_groups=16,
+    )
+    return unet
+
+
+def make_sd_pipeline(words: Iterable[str], vae: AutoencoderKL) -> StableDiffusionPipeline:
+    """A Stable Diffusion 1 around a trained autoencoder; other weights from torch's global generator: seed it first.
+
+    The noise schedule is that of SD 1.x's hub repositories. The format has no shift of latents, so the autoencoder's
+    is dropped.
+    """
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from transformers import CLIPTextModel
+
+    tokenizer = make_tokenizer(words)
+    vae.register_to_config(shift_factor=None)
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    return StableDiffusionPipeline(
+        unet=make_unet(),
+        scheduler=scheduler,
+        vae=vae,
+        text_encoder=CLIPTextModel(_text_config(tokenizer)),
+        tokenizer=tokenizer,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )

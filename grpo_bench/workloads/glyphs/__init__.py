@@ -1,0 +1,1 @@
+"""The built-in workload of late detail: two faint letters on a loud background, and a judge that reads them."""
