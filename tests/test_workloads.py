@@ -79,13 +79,18 @@ def test_a_method_on_the_forward_process_is_refused_where_the_model_predicts_noi
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["count", "glyphs"])
-def test_it_learns(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "prompts", "images"), [("count", 24, 8), ("glyphs", 32, 4)])
+def test_it_learns(name: str, prompts: int, images: int, tmp_path: Path) -> None:
     config = resolve(
         flags(workload=name, method="mix"),
         None,
         None,
-        ["budget.nfe=12000", "evaluation.every=12000", "evaluation.prompts=24", "evaluation.images=4"],
+        [
+            "budget.nfe=16000",
+            "evaluation.every=16000",
+            f"evaluation.prompts={prompts}",
+            f"evaluation.images={images}",
+        ],
     )
     watcher = Watcher()
     start(config, tmp_path, watcher)

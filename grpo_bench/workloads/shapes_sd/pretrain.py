@@ -43,7 +43,7 @@ blue square", without a safety checker. Weights are stored in half precision; lo
 
 
 DESIGN = Design(
-    steps=1000,
+    steps=8000,
     vae_steps=0,
     pictures=8192,
     latents=8192,
