@@ -79,17 +79,16 @@ def test_a_method_on_the_forward_process_is_refused_where_the_model_predicts_noi
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("name", "prompts", "images"), [("count", 24, 8), ("glyphs", 32, 4)])
-def test_it_learns(name: str, prompts: int, images: int, tmp_path: Path) -> None:
+def test_glyphs_learns(tmp_path: Path) -> None:
     config = resolve(
-        flags(workload=name, method="mix"),
+        flags(workload="glyphs", method="mix"),
         None,
         None,
         [
             "budget.nfe=16000",
             "evaluation.every=16000",
-            f"evaluation.prompts={prompts}",
-            f"evaluation.images={images}",
+            "evaluation.prompts=32",
+            "evaluation.images=4",
         ],
     )
     watcher = Watcher()
