@@ -89,6 +89,13 @@ def test_a_plain_image_compresses_best() -> None:
     assert plain_score > noisy_score + 1
 
 
+OWN_PROMPTS = {
+    "count": ["one red circle", "two blue squares and one green circle", "three purple squares"],
+    "glyphs": ["the letters E F", "the letters P R", "the letters O Q"],
+}
+"""Of rewards that read no other caption than their workload's."""
+
+
 @pytest.mark.parametrize("name", REWARDS.names())
 def test_every_reward_scores_each_image_by_itself_and_refuses_too_few_prompts(
     name: str, reward_files: RewardFiles
@@ -97,7 +104,7 @@ def test_every_reward_scores_each_image_by_itself_and_refuses_too_few_prompts(
     own = reward_files.settings.get(name, {})
     reward = make_rewards([name], RewardSection.model_validate({name: own} if own else {}))[name]
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    prompts = ["a red circle left of a blue square", "a green triangle", "a yellow circle above a red square"]
+    prompts = OWN_PROMPTS.get(name, ["a red circle left of a blue square", "a green triangle", "a red square"])
     together = score(reward, images, prompts)
     alone = [float(score(reward, images[i : i + 1], prompts[i : i + 1])[0]) for i in range(3)]
     np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-5 if reward.weights else 0)
