@@ -152,6 +152,7 @@ def only_two() -> Iterator[None]:
     METHODS._plugins.update(before)
 
 
+@pytest.mark.slow
 def test_all_reports_a_broken_entry_and_hides_no_other(only_two: None) -> None:
     done = cli_here("check", "--all", "--fast")
     assert done.returncode == 1
@@ -190,6 +191,7 @@ def test_groups_are_declared_where_advantages_sum_to_zero() -> None:
         assert all((s.credit.group_NP == -1).all() for s in scored)
 
 
+@pytest.mark.slow
 def test_keep_on_an_edge_that_is_not_trained_is_no_fault(tmp_path: Path) -> None:
     path = plugin(
         tmp_path,

@@ -498,6 +498,7 @@ def test_a_hub_that_answers_is_there_whatever_it_says(
     assert "secret" not in repr(found)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("online")
 def test_a_hub_that_is_silent_or_closed_is_given_up_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a port that takes connections and never answers

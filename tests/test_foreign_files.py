@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from running import cli_here, sentence
 from studies import write_study
+from thrift import thrifty
 
 from grpo_bench.analysis.study import studies
 from grpo_bench.errors import UserError
@@ -53,7 +54,7 @@ def test_a_foreign_suite_file_is_named_and_hides_nothing(results: Path, kind: st
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("command", ["pareto", "claims", "report", "bundle"])
+@pytest.mark.parametrize("command", thrifty(["pareto", "claims", "report", "bundle"], 1, 3))
 def test_every_command_over_results_leaves_it_out(results: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(results.parent)
     FOREIGN["another tool's"](results / "other.suite.json")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from running import ROOT, arguments, cli_here, sentence, settings, write_prompts
+from thrift import thrifty
 
 from grpo_bench import IsolatedReward, WorkerConfig
 from grpo_bench.registry import REWARDS
@@ -78,11 +79,14 @@ def test_without_an_interpreter_the_run_says_how_to_give_one(tmp_path: Path, tin
 
 @pytest.mark.parametrize(
     ("death", "limit", "reason"),
-    [
-        ("os.kill(os.getpid(), 9)", 30.0, "was killed by SIGKILL (it wrote last: out of cheese)"),
-        ("import time; time.sleep(600)", 1.0, "did not score a batch within 1 s"),
-        ("return [1.0]", 30.0, "gave 1 scores for 4 images"),
-    ],
+    thrifty(
+        [
+            ("os.kill(os.getpid(), 9)", 30.0, "was killed by SIGKILL (it wrote last: out of cheese)"),
+            ("import time; time.sleep(600)", 1.0, "did not score a batch within 1 s"),
+            ("return [1.0]", 30.0, "gave 1 scores for 4 images"),
+        ],
+        0,
+    ),
 )
 def test_a_run_whose_worker_fails_is_failed_and_can_be_finished(
     tmp_path: Path, tiny_model: Path, death: str, limit: float, reason: str

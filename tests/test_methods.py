@@ -86,6 +86,7 @@ def test_the_trees_window_starts_by_a_truncated_geometric_law() -> None:
     assert count.size == 7
 
 
+@pytest.mark.slow
 def test_the_geometric_ratio_is_a_setting() -> None:
     rng = np.random.default_rng(1)
     tree = method("tree", branching=2, window=2, ratio=0.9)

@@ -89,6 +89,7 @@ def test_seeds_at_other_costs_are_averaged_on_a_grid_that_all_reach(tmp_path: Pa
     assert mean.gold[-1] == pytest.approx((0.6 + 0.5 + 0.11 * 128 / 192) / 2)
 
 
+@pytest.mark.slow
 def test_the_file_beside_the_plots_is_what_was_drawn(study: tuple[Study, list[ViewSummary]], tmp_path: Path) -> None:
     drawn = draw_studies([study], tmp_path / "plots", ["png"])
     (view,), (summary,) = study[0].views, study[1]

@@ -210,6 +210,7 @@ def test_a_full_disk_loses_nothing(make: Make, tmp_path: Path, size: int) -> Non
     same_points(whole.store, run(chosen, tmp_path / "full").store)
 
 
+@pytest.mark.slow
 @linux
 def test_a_really_full_disk(make: Make, tmp_path: Path) -> None:
     # given a disk that holds a checkpoint with an optimiser's moments, but not also the one before it (a third of it)

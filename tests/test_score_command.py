@@ -365,6 +365,7 @@ def test_the_training_process_cannot_name_a_held_out_reward(make: Make, results:
         REWARDS._plugins.clear()
 
 
+@pytest.mark.slow
 def test_a_scored_run_resumes_to_the_same_end_and_keeps_its_scores(make: Make, results: Path) -> None:
     # given a run that was stopped after its first iteration, and scored then
     whole = run(make(), results / "whole")

@@ -175,6 +175,7 @@ def test_a_few_steps_write_the_published_layout(made: tuple[Path, PreferenceResu
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_file(made: tuple[Path, PreferenceResult], tmp_path: Path) -> None:
     folder, first = made
     state = torch.random.get_rng_state()

@@ -157,6 +157,7 @@ def test_failed_cells_are_shown_and_retried_only_on_request(trip: Path, tmp_path
     assert again.ran == [cells[2].run]
 
 
+@pytest.mark.slow
 def test_the_reason_of_a_failure_is_printed_as_it_is_and_harmless(trip: Path, tmp_path: Path) -> None:
     """Given a reason with markup and an escape, then the table shows the one as text and drops the other."""
     suite, text = tmp_path / "suite.toml", SUITE + "[methods.falls]\n"
@@ -324,6 +325,7 @@ def test_a_dry_run_prints_every_cell_and_writes_nothing(cells: tuple[Cell, ...],
     assert not results.exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_failed_cells_where_they_would_run(trip: Path, tmp_path: Path) -> None:
     suite, text = tmp_path / "suite.toml", SUITE + "[methods.falls]\n"
     suite.write_text(text, encoding="utf-8")
