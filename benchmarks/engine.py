@@ -37,7 +37,7 @@ from grpo_bench.training.determinism import deterministic
 from grpo_bench.training.objective import Batch, Diagnostics, Objective, default_clip
 from grpo_bench.training.planning import make_method, plan_forest, sampling_schedule
 from grpo_bench.workloads.pretraining.parts import make_pipeline
-from grpo_bench.workloads.shapes.pretrain import WORDS
+from grpo_bench.workloads.shapes.scenes import WORDS
 from grpo_bench.workloads.shapes.workload import MODEL, ShapesWorkload
 
 SD35 = {

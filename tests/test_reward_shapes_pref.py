@@ -29,9 +29,8 @@ from grpo_bench.workloads.shapes.preference_fitting import (
     tokens_of,
 )
 from grpo_bench.workloads.shapes.preference_pairs import CONTENT, LOOKS, SCENES, Pairs, autoencoded, draw_pairs
-from grpo_bench.workloads.shapes.pretrain import WORDS
 from grpo_bench.workloads.shapes.render import render_ideal
-from grpo_bench.workloads.shapes.scenes import caption, parse
+from grpo_bench.workloads.shapes.scenes import WORDS, caption, parse
 from grpo_bench_rewards.shapes_pref import ShapesPrefReward
 
 

@@ -12,8 +12,8 @@ from grpo_bench.errors import UserError
 from grpo_bench.workloads.pretraining.folder import load, weights_sha256
 from grpo_bench.workloads.pretraining.making import Card, pretrain
 from grpo_bench.workloads.pretraining.parts import MAX_TOKENS, SHIFT, make_tokenizer
-from grpo_bench.workloads.shapes.pretrain import DESIGN, WORDS
-from grpo_bench.workloads.shapes.scenes import SPLITS, prompts
+from grpo_bench.workloads.shapes.pretrain import DESIGN
+from grpo_bench.workloads.shapes.scenes import SPLITS, WORDS, prompts
 from grpo_bench.workloads.shapes.workload import MODEL
 
 

@@ -196,11 +196,12 @@ def test_a_dry_run_shows_the_trials_and_what_waits_for_them(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(500)
 def test_a_sweep_tunes_and_reports_and_does_nothing_twice(tmp_path: Path) -> None:
     file, results = tmp_path / "small.toml", tmp_path / "runs"
     file.write_text(small_suite(settings=SETTINGS.replace("300, 301", "300")), encoding="utf-8")
 
-    done = cli_here("sweep", str(file), "--results", str(results), "--jobs", "2", timeout=500)
+    done = cli_here("sweep", str(file), "--results", str(results), "--jobs", "2")
     assert done.returncode == 0, done.stderr
 
     layout = lay_out(suite(SETTINGS.replace("300, 301", "300")), results)

@@ -32,8 +32,7 @@ from grpo_bench.workloads.shapes.preference_fitting import (
     tokens_of,
 )
 from grpo_bench.workloads.shapes.preference_pairs import CONTENT, LOOKS, SCENES, Pairs, autoencoded, draw_pairs
-from grpo_bench.workloads.shapes.pretrain import WORDS
-from grpo_bench.workloads.shapes.scenes import caption
+from grpo_bench.workloads.shapes.scenes import WORDS, caption
 from grpo_bench.workloads.shapes.workload import MODEL as PIPELINE
 
 if TYPE_CHECKING:

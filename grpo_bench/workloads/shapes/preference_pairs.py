@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grpo_bench.workloads.shapes.geometry import SIDE, Floats
-from grpo_bench.workloads.shapes.pretrain import ALONE
 from grpo_bench.workloads.shapes.render import render, render_ideal
 from grpo_bench.workloads.shapes.scenes import (
+    ALONE,
     COLOURS,
     INVERSE,
     RELATIONS,

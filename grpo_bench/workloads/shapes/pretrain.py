@@ -13,17 +13,13 @@ from grpo_bench.workloads.pretraining.making import CEILING_PICTURES, Card, Desi
 from grpo_bench.workloads.pretraining.parts import SHIFT, make_pipeline
 from grpo_bench.workloads.shapes.judge import judge
 from grpo_bench.workloads.shapes.render import render
-from grpo_bench.workloads.shapes.scenes import COLOURS, RELATIONS, SHAPES, Scene, parse, prompts
+from grpo_bench.workloads.shapes.scenes import ALONE, WORDS, Scene, parse, prompts
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-WORDS = tuple(sorted({"a", *COLOURS, *SHAPES, *" ".join(RELATIONS).split()}))
-"""The words of the captions' grammar."""
 SAMPLES_PER_PROMPT = 4
 """For the base scores of the held-out prompts."""
-ALONE = 0.2
-"""Share of one-object scenes among the pictures; the prompts themselves are nearly all of two."""
 
 
 def draw_pictures(count: int, seed: int) -> Pictures:

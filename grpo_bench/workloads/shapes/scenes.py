@@ -27,6 +27,10 @@ HELDOUT_PER_MILLE = {1: 250, 2: 130}
 
 Split = Literal["train", "heldout", "combinations"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+WORDS = tuple(sorted({"a", *COLOURS, *SHAPES, *" ".join(RELATIONS).split()}))
+"""The words of the captions' grammar."""
+ALONE = 0.2
+"""Share of one-object scenes among pictures to learn from; the prompts themselves are nearly all of two."""
 
 
 @dataclass(frozen=True, order=True)

@@ -8,7 +8,8 @@ from grpo_bench.workloads.pretraining.fitting import DROPOUT, SMALL_BATCH, fit_n
 from grpo_bench.workloads.pretraining.folder import SAMPLE_STEPS, load
 from grpo_bench.workloads.pretraining.making import CEILING_PICTURES, Card, Design
 from grpo_bench.workloads.pretraining.parts import make_sd_pipeline
-from grpo_bench.workloads.shapes.pretrain import SAMPLES_PER_PROMPT, WORDS, base_scores, draw_pictures, gold
+from grpo_bench.workloads.shapes.pretrain import SAMPLES_PER_PROMPT, base_scores, draw_pictures, gold
+from grpo_bench.workloads.shapes.scenes import WORDS
 from grpo_bench.workloads.shapes.workload import MODEL as SHAPES
 
 if TYPE_CHECKING:
