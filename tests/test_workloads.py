@@ -16,7 +16,7 @@ from grpo_bench.resolve import flags, resolve
 from grpo_bench.training.planning import check_plan, make_method
 from grpo_bench.training.run import start
 from grpo_bench.training.session import judges, load_policy
-from grpo_bench.workloads.pretraining.folder import weights_sha256
+from grpo_bench.workloads.pretraining.folder import load, save, weights_sha256
 from grpo_bench.workloads.shapes_sd.workload import ShapesSDWorkload
 
 NAMES = ("shapes", "count", "glyphs")
@@ -37,6 +37,19 @@ def test_the_shipped_weights_are_those_of_the_card(name: str) -> None:
     readme = (folder(name) / "README.md").read_text(encoding="utf-8")
     assert str(card(name)["sha256"]) in readme
     assert f"| ceiling | {card(name)['ceiling']} |" in readme
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_shipped_model_says_where_it_was_made(name: str) -> None:
+    configs = [path.read_text(encoding="utf-8") for path in folder(name).rglob("*.json")]
+    assert configs and not any("_name_or_path" in config for config in configs)
+
+
+def test_a_part_that_was_loaded_is_saved_without_its_place(tmp_path: Path) -> None:
+    save(load(folder("shapes")), tmp_path / "model")
+
+    for part in ("vae", "transformer", "text_encoder"):
+        assert "_name_or_path" not in json.loads((tmp_path / "model" / part / "config.json").read_text("utf-8"))
 
 
 def test_the_shipped_models_are_small_together() -> None:

@@ -49,13 +49,17 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 
 def save(pipe: DiffusionPipeline, folder: Path) -> None:
-    """As diffusers saves it in half precision.
+    """As diffusers saves it in half precision, but for the place that a taken-over part was loaded from.
 
     An SD3's index also states the absence of T5, so that a loader can tell it from a lost folder.
     """
     import torch
 
     pipe.to(torch.float16).save_pretrained(folder)
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if type(pipe).__name__ != "StableDiffusion3Pipeline":
         return
     index = folder / "model_index.json"
