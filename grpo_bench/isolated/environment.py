@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from grpo_bench.errors import UserError
 from grpo_bench.isolated import worker
 from grpo_bench.isolated.process import environment_variables
-from grpo_bench.store.atomic import remove_folder, saving, write_text
+from grpo_bench.store.atomic import exclusively, remove_folder, write_text
 
 _MARKER = "complete.json"
 
@@ -219,14 +217,6 @@ def _reason(output: str) -> str:
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """One process at a time makes or removes an environment."""
-    with saving("a reward's environment", folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.parent / f".{folder.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(f"{folder} is being made or removed by another process; wait for it") from None
-    try:
+    lock, refused = folder.parent / f".{folder.name}.lock", f"{folder} is being made or removed by another process"
+    with exclusively(lock, "a reward's environment", folder, f"{refused}; wait for it"):
         yield
-    finally:
-        lock.release()

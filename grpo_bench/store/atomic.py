@@ -37,6 +37,30 @@ def saving(what: str, path: Path) -> Iterator[None]:
         raise UserError(f"Could not write {what} to {path}: {reason} (everything saved before is intact).") from error
 
 
+@contextmanager
+def exclusively(lock: Path, what: str, path: Path, refused: str) -> Iterator[None]:
+    """Hold a lock file, made with its folder, without waiting; a killed process's hold ends with it.
+
+    `what` and `path` name it where the disk refuses.
+
+    Raises:
+        UserError: `refused`, where another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    with saving(what, path):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock)
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            raise UserError(refused) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
 def write_bytes(path: Path, data: bytes, what: str = "a file") -> None:
     """Replace the file `path` by `data` in one step; `what` names the content in an error.
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from grpo_bench.errors import UserError
-from grpo_bench.store.atomic import saving, write_text
-from grpo_bench.store.names import clean_text, parse_json
-from grpo_bench.store.record import Name, Rewards, check_schema
+from grpo_bench.store.atomic import exclusively, saving, write_text
+from grpo_bench.store.names import clean_text
+from grpo_bench.store.record import Name, Rewards, parse_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,15 +130,10 @@ def read_diagnosis(path: Path) -> Diagnosis:
             f"no diagnosis can be read from {path} ({clean_text(str(error), 200)}); make one with grpo-bench diagnose"
         ) from error
     try:
-        raw = parse_json(text)
-        check_schema(raw.get("schema_version") if isinstance(raw, dict) else None, path)
-        return Diagnosis.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return parse_model(Diagnosis, text, path)
     except ValueError as error:
-        detail = str(error)
-    raise UserError(f"{path} is no diagnosis ({clean_text(detail, 200)}); remove it, and diagnose again")
+        detail = clean_text(str(error), 200)
+    raise UserError(f"{path} is no diagnosis ({detail}); remove it, and diagnose again")
 
 
 def write_diagnosis(path: Path, diagnosis: Diagnosis) -> None:
@@ -164,16 +159,6 @@ def only_writer(path: Path) -> Iterator[None]:
     Raises:
         UserError: another process writes it.
     """
-    from filelock import FileLock, Timeout
-
-    with saving("the diagnosis's lock", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(f"another process is writing {path}: wait for it, or give --out another file") from None
-    try:
+    refused = f"another process is writing {path}: wait for it, or give --out another file"
+    with exclusively(path.with_name(f".{path.name}.lock"), "the diagnosis's lock", path, refused):
         yield
-    finally:
-        lock.release()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 """Of run.json, points.parquet and checkpoints; raised when an old reader would misread a new file."""
 
+M = TypeVar("M", bound=BaseModel)
 Status = Literal["running", "done", "interrupted", "diverged", "failed"]
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Rewards = Annotated[str, Field(pattern=r"^[A-Za-z0-9._,:+ -]{1,500}$")]
@@ -81,15 +82,26 @@ def parse_record(text: str, path: Path) -> RunRecord:
         UserError: when it is damaged, or written by a newer version.
     """
     try:
-        raw = parse_json(text)
-        check_schema(raw.get("schema_version") if isinstance(raw, dict) else None, path)
-        return RunRecord.model_validate_json(text)
+        return parse_model(RunRecord, text, path)
+    except ValueError as error:
+        detail = clean_text(str(error), 120)
+    raise UserError(f"{path} is damaged ({detail}): start the run anew with --again.")
+
+
+def parse_model(kind: type[M], text: str, path: Path) -> M:
+    """The JSON of a stored model that has a schema version; `path` is only what an error calls it.
+
+    Raises:
+        ValueError: damaged: the first thing that is wrong, and where.
+        UserError: it has no schema version, or a newer one.
+    """
+    raw = parse_json(text)
+    check_schema(raw.get("schema_version") if isinstance(raw, dict) else None, path)
+    try:
+        return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except ValueError as error:
-        detail = str(error)
-    raise UserError(f"{path} is damaged ({clean_text(detail, 120)}): start the run anew with --again.")
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def check_schema(version: object, path: Path) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from grpo_bench.errors import UserError
 from grpo_bench.metering.ledger import BudgetKind
 from grpo_bench.store.atomic import saving, write_text
-from grpo_bench.store.names import clean_text, parse_json
-from grpo_bench.store.record import Name, Rewards, check_schema
+from grpo_bench.store.names import clean_text
+from grpo_bench.store.record import Name, Rewards, parse_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,12 +156,7 @@ def parse_suite(text: str, path: Path) -> SuiteRecord:
         UserError: damaged, or written by a newer version.
     """
     try:
-        raw = parse_json(text)
-        check_schema(raw.get("schema_version") if isinstance(raw, dict) else None, path)
-        return SuiteRecord.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return parse_model(SuiteRecord, text, path)
     except ValueError as error:
         detail = str(error)
     raise _damaged(path, detail)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError
 from grpo_bench.executors.base import Event, Job
-from grpo_bench.store.atomic import saving
+from grpo_bench.store.atomic import exclusively
 from grpo_bench.store.run import holder_of
 from grpo_bench.store.suite import SuiteRecord, read_suite, suite_path, write_suite
 from grpo_bench.sweeping.cells import Cell
@@ -149,19 +149,7 @@ def only_one(results: Path, suite: str) -> Iterator[None]:
     Raises:
         UserError: another process sweeps it into the same folder, or the folder cannot be written.
     """
-    from filelock import FileLock, Timeout
-
     path = results / f".{suite}.sweep.lock"
-    with saving("the sweep's lock", path):
-        results.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"the suite {suite} is being swept into {results} by another process: wait for it, or stop it first"
-            ) from None
-    try:
+    refused = f"the suite {suite} is being swept into {results} by another process: wait for it, or stop it first"
+    with exclusively(path, "the sweep's lock", path, refused):
         yield
-    finally:
-        lock.release()
