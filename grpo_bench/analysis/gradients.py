@@ -102,7 +102,7 @@ def quality(products: Products) -> Quality:
     )
     fewer_g = _without_estimates(gg_KK, gh_KJ, whole.h)
     fewer_h = _without_targets(hh_JJ, gh_KJ, whole)
-    signal = Measured(float(whole.s[0]), _jackknife(fewer_g.s))
+    signal = Measured(float(whole.s[0]), jackknife(fewer_g.s))
     biased = signal.value > SIGNIFICANT * signal.error
     return Quality(
         iterations=count,
@@ -184,11 +184,11 @@ def _without_targets(hh_JJ: Floats, gh_KJ: Floats, whole: _Moments) -> _Moments:
     return _Moments((column_J.sum() - column_J) / (len(column_J) - 1), whole.s, h_J, whole.t)
 
 
-def _jackknife(left_out: Floats) -> float:
+def jackknife(left_out: Floats) -> float:
     """The standard error: sqrt((m - 1) / m sum (x_i - mean)^2) over the m values with one left out."""
     count = len(left_out)
     return float(np.sqrt((count - 1) / count * np.square(left_out - left_out.mean()).sum()))
 
 
 def _measured(whole: Floats, *left_out: Floats) -> Measured:
-    return Measured(float(whole[0]), math.hypot(*(_jackknife(each) for each in left_out)))
+    return Measured(float(whole[0]), math.hypot(*(jackknife(each) for each in left_out)))

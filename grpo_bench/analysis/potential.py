@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from grpo_bench.analysis.gradients import NOTHING, Measured
+from grpo_bench.analysis.gradients import NOTHING, Measured, jackknife
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,7 +27,5 @@ def share(within_P: Floats, between_P: Floats) -> Measured:
     total_P = within_P + between_P
     if len(total_P) < 2 or total_P.sum() <= 0:
         return NOTHING
-    count = len(total_P)
     left_out = (within_P.sum() - within_P) / (total_P.sum() - total_P)
-    error = np.sqrt((count - 1) / count * np.square(left_out - left_out.mean()).sum())
-    return Measured(float(within_P.sum() / total_P.sum()), float(error))
+    return Measured(float(within_P.sum() / total_P.sum()), jackknife(left_out))

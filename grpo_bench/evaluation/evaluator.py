@@ -83,7 +83,7 @@ def _stream(noise: int) -> int:
     return EVALUATION + PROBE + noise if noise else EVALUATION
 
 
-def _by_prompt(score_PI: ByPrompt) -> ByPrompt:
+def _by_prompt(score_PI: Mapping[str, Floats]) -> ByPrompt:
     return {name: values.mean(axis=1) for name, values in score_PI.items()}
 
 
@@ -151,7 +151,7 @@ class Evaluator:
             noise=noise,
         )
 
-    def _score(self, images: Images) -> ByPrompt:
+    def _score(self, images: Images) -> Mapping[str, Floats]:
         """Scores (P, I) by reward and component."""
         flat = images.reshape(-1, *images.shape[2:])
         names = [prompt for prompt in self.prompts for _ in range(images.shape[1])]

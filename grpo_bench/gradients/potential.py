@@ -32,8 +32,7 @@ def branch_scores(
     The images are rounded to 8 bits, as in an evaluation. Prompts are spread evenly over the training prompts, at most
     `PROMPTS`. `told` is called with the number of points done.
     """
-    chosen = evaluation_prompts(tuple(map(str, range(len(session.prompts)))), PROMPTS)
-    index_P = np.array(chosen, dtype=np.int64)
+    index_P = np.array(evaluation_prompts(range(len(session.prompts)), PROMPTS), dtype=np.int64)
     found: list[Mapping[str, Floats]] = []
     for point in range(1, session.schedule.steps - 1):
         found.append(_at(session, rewards, index_P, point))

@@ -238,11 +238,9 @@ class RunStore:
         checkpoint = self.checkpoints.latest()
         self._replace_rows(read_rows(checkpoint.path / POINTS) if checkpoint else [])
         by_prompt = read_prompt_scores(checkpoint.path / PROMPT_SCORES) if checkpoint else None
-        with saving("the prompts' scores", self.folder / PROMPT_SCORES):
-            if by_prompt is None:
-                (self.folder / PROMPT_SCORES).unlink(missing_ok=True)
-            else:
-                write_bytes(self.folder / PROMPT_SCORES, encode_prompt_scores(by_prompt), "the prompts' scores")
+        self._replace(
+            PROMPT_SCORES, None if by_prompt is None else encode_prompt_scores(by_prompt), "the prompts' scores"
+        )
         return checkpoint
 
     def save_images(self, name: str, images_BHWC: NDArray[np.uint8], columns: int) -> Path:
@@ -271,12 +269,17 @@ class RunStore:
         return [str(prompt) for prompt in prompts]
 
     def _replace_rows(self, rows: list[dict[str, Value]]) -> None:
-        if rows:
-            write_bytes(self.folder / POINTS, encode(rows), "the points")
-        else:
-            with saving("the points", self.folder / POINTS):
-                (self.folder / POINTS).unlink(missing_ok=True)
+        self._replace(POINTS, encode(rows) if rows else None, "the points")
         self._rows = rows
+
+    def _replace(self, name: str, data: bytes | None, what: str) -> None:
+        """Write the file anew, or remove it where there is nothing to write."""
+        path = self.folder / name
+        if data is not None:
+            write_bytes(path, data, what)
+            return
+        with saving(what, path):
+            path.unlink(missing_ok=True)
 
 
 def point_name(iteration: int) -> str:

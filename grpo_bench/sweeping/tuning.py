@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,10 +134,10 @@ def _trials(
             for seed in tuning.seeds:
                 cell = identified(Wanted(label, at, "tuning", seed, factor, setting, factors), known)
                 cells[factor, seed] = cell
-                for trials, weights in ((gold, _gold(config)), (proxy, config.reward.weights)):
-                    value = _gained(results, cell, weights)
-                    if value is not None:
-                        trials.append(Trial(factor, seed, value))
+                gained = _gained(results, cell)
+                if gained is not None:
+                    gold.append(Trial(factor, seed, gained[0]))
+                    proxy.append(Trial(factor, seed, gained[1]))
     return [cells[key] for key in sorted(cells, key=lambda key: (key[1], key[0]))], gold, proxy
 
 
@@ -150,16 +151,17 @@ def _gold(config: RunConfig) -> Mapping[str, float]:
     return {gold: 1.0} if gold else config.reward.weights
 
 
-def _gained(results: Path, cell: Cell, weights: Mapping[str, float]) -> Gain | None:
-    """What a trial gained, "diverged", or None while it has not ended."""
+def _gained(results: Path, cell: Cell) -> tuple[Gain, Gain] | None:
+    """What a trial gained in gold and in the proxy, "diverged", or None while it has not ended."""
     state = cell_state(results, cell)
     if state.kind == "diverged":
-        return "diverged"
+        return "diverged", "diverged"
     if state.kind != "done":
         return None
     store, config = RunStore(results / cell.run), cell.config
     try:
-        return gain(store.rows(), store.prompt_scores(), weights, config.budget_kind, config.budget_amount)
+        read = partial(gain, store.rows(), store.prompt_scores(), kind=config.budget_kind, budget=config.budget_amount)
+        return read(weights=_gold(config)), read(weights=config.reward.weights)
     except UserError as error:
         raise UserError(f"the trial {cell.run} cannot be read: {error}") from error
 

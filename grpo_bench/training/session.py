@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from grpo_bench.training.prompts import Encoded, told_apart
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 TUNING = "tuning"
 """The split that rates are tuned on; where the prompts have none, the held-out ones that reports leave out."""
 
@@ -238,10 +240,10 @@ def _optimiser(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
     )
 
 
-def evaluation_prompts(prompts: tuple[str, ...], count: int) -> tuple[str, ...]:
+def evaluation_prompts(prompts: Sequence[T], count: int) -> tuple[T, ...]:
     """`count` prompts spread evenly over a split (all of them when there are fewer), the same for every run."""
     if count >= len(prompts):
-        return prompts
+        return tuple(prompts)
     return tuple(prompts[i * len(prompts) // count] for i in range(count))
 
 
