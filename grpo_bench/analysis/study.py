@@ -54,6 +54,11 @@ class View:
     """Frozen in the suite; None: taken from the runs (`summary`)."""
     gold_is_proxy: bool = False
 
+    @property
+    def title(self) -> str:
+        """What its figures are called."""
+        return f"{self.workload}, reward {self.reward}, {self.protocol}, tier {self.tier}"
+
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Labels with a finished run, in the suite's order."""

@@ -9,7 +9,6 @@ from grpo_bench.analysis.breakeven import Lead, break_even
 from grpo_bench.analysis.plots.style import (
     LEFT,
     LINE,
-    QUIET,
     RIGHT,
     SMALL,
     WIDTH,
@@ -39,8 +38,7 @@ class BreakEven:
 def collect(view: View) -> BreakEven | None:
     """The plot's numbers; None for fewer than two labels, or where no seed is common to all."""
     leads = break_even(view)
-    title = f"{view.workload}, reward {view.reward}, {view.protocol}, tier {view.tier}"
-    return BreakEven(title, leads) if leads else None
+    return BreakEven(view.title, leads) if leads else None
 
 
 def draw(data: BreakEven, styles: Styles) -> Figure:
@@ -68,6 +66,5 @@ def draw(data: BreakEven, styles: Styles) -> Figure:
     words = "price of a reward call, in network evaluations"
     drawn.text(LEFT + (WIDTH - LEFT) / 2, bottom + 16, words, align="center")
     legend(drawn, styles, labels, bottom + 29)
-    words = "colour: the highest mean gold; numbers: in how many seeds it is the highest"
-    drawn.text(WIDTH / 2, drawn.height - 5, words, size=SMALL - 0.5, colour=QUIET, align="center")
+    drawn.foot("colour: the highest mean gold; numbers: in how many seeds it is the highest")
     return drawn.figure

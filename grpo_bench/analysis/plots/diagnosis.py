@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_bench.analysis.plots import breakeven, distance, gradients, potential
-from grpo_bench.analysis.plots.style import Format, encode, house_style
-from grpo_bench.analysis.plots.write import FORMATS, Drawn, plain, save_data
+from grpo_bench.analysis.plots.style import Format, house_style
+from grpo_bench.analysis.plots.write import FORMATS, Drawn, plain, save_data, save_figure
 from grpo_bench.palette import label_styles
-from grpo_bench.store.atomic import saving, write_bytes
+from grpo_bench.store.atomic import saving
 
 if TYPE_CHECKING:
     from grpo_bench.analysis.diagnosis import RankCorrelation
@@ -60,12 +60,7 @@ def draw_diagnosis(diagnosis: Diagnosis, view: View | None, out: Path, formats: 
             figures["break-even"] = breakeven.draw(leads, styles)
         with saving("the plots", out):
             out.mkdir(parents=True, exist_ok=True)
-        files = []
-        for name, figure in figures.items():
-            for form in formats:
-                path = out / f"{name}.{form}"
-                write_bytes(path, encode(figure, form), "the plot")
-                files.append(path)
+        files = [file for name, figure in figures.items() for file in save_figure(figure, out / name, formats)]
     drawn = {"gradients": quality, "potential": shares, "distance": apart, "break-even": leads}
     files.append(save_data({name: plain(data) for name, data in drawn.items() if data is not None}, out / DATA))
     return Drawn(tuple(sorted(files)), tuple(notes))

@@ -85,8 +85,7 @@ def collect(view: View) -> Distances | None:
             for score in scores
         }
         paths.append(Path(label, len(runs), tuple(grid.tolist()), gains))
-    title = f"{view.workload}, reward {view.reward}, {view.protocol}, tier {view.tier}"
-    return Distances(title, scores, tuple(paths))
+    return Distances(view.title, scores, tuple(paths))
 
 
 def gold_parts(curve: Curve, reward: str) -> tuple[str, ...]:
@@ -119,8 +118,5 @@ def draw(data: Distances, styles: Styles) -> Figure:
     words = "root mean square change of the velocity"
     drawn.text(LEFT + (WIDTH - LEFT) / 2, bottom + 12, words, align="center")
     legend(drawn, styles, labels, bottom + 25)
-    drawn.text(
-        WIDTH / 2, drawn.height - 5, f"means over {data.paths[0].seeds} seeds; the sign where the first of them ends",
-        size=SMALL - 0.5, colour=QUIET, align="center",
-    )  # fmt: skip
+    drawn.foot(f"means over {data.paths[0].seeds} seeds; the sign where the first of them ends")
     return drawn.figure

@@ -11,7 +11,6 @@ from grpo_bench.analysis.plots.style import (
     LINE,
     QUIET,
     RIGHT,
-    SMALL,
     WIDTH,
     Styles,
     legend,
@@ -96,10 +95,7 @@ def draw(data: Gap, styles: Styles) -> Figure:
     drawn.text(LEFT + width + 10, middle, "proxy's gain less gold's", turn=90, align="center")
     drawn.text(LEFT + SECOND + 1.5 * width, below, "nfe", align="center")
     legend(drawn, styles, labels, below + 14)
-    drawn.text(
-        WIDTH / 2, drawn.height - 5, "means over seeds, the sign at the end; dotted: no gap", size=SMALL - 0.5,
-        colour=QUIET, align="center",
-    )  # fmt: skip
+    drawn.foot("means over seeds, the sign at the end; dotted: no gap")
     return drawn.figure
 
 

@@ -121,8 +121,7 @@ def draw(data: Qualities, styles: Styles) -> Figure:
         words = f"q: cosine with the deployed gradient, for {amount(BUDGET)} evaluations"
         drawn.text(middle, top + PANEL + 16, words, align="center")
     legend(drawn, styles, labels, bottom)
-    words = "bars: q one standard error, gain its 95% interval over seeds"
-    drawn.text(WIDTH / 2, drawn.height - 5, words, size=SMALL - 0.5, colour=QUIET, align="center")
+    drawn.foot("bars: q one standard error, gain its 95% interval over seeds")
     return drawn.figure
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from grpo_bench.analysis.diagnosis import label_figures, potential_shares
 from grpo_bench.analysis.plots.style import (
+    DASHES,
     INK,
     LEFT,
     LINE,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from grpo_bench.store.diagnosis import Diagnosis
 
 TITLE, UPPER, LOWER, BETWEEN = 14.0, 84.0, 64.0, 16.0
-DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)))
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,5 @@ def draw(data: Potential, styles: Styles) -> Figure:
     drawn.text(LEFT + (WIDTH - LEFT) / 2, bottom + 16, "sigma", align="center")
     if labels:
         legend(drawn, styles, labels, bottom + 29)
-    words = "bars: one standard error over prompts; dotted: times the loss's weights"
-    drawn.text(WIDTH / 2, drawn.height - 5, words, size=SMALL - 0.5, colour=QUIET, align="center")
+    drawn.foot("bars: one standard error over prompts; dotted: times the loss's weights")
     return drawn.figure

@@ -34,6 +34,8 @@ INK, QUIET, FAINT = "#222222", "#6B6B6B", "#E6E6E6"
 _LINES: dict[str, str | tuple[float, tuple[float, ...]]] = {
     "solid": "-", "dash": (0, (4, 1.6)), "dot": (0, (1.2, 1.2)), "dashdot": (0, (5, 1.4, 1.2, 1.4)),
 }  # fmt: skip
+DASHES = tuple(_LINES.values())
+"""For lines that belong to no label."""
 _SIGNS = {
     "circle": "o", "square": "s", "triangle-up": "^", "diamond": "D", "triangle-down": "v", "cross": "P",
     "triangle-left": "<", "triangle-right": ">", "x": "X", "pentagon": "p", "hexagon": "h", "star": "*",
@@ -110,6 +112,10 @@ class Page:
             left, top, clean_text(words, 200), fontsize=size, color=colour, ha=align, va="center", rotation=turn,
             fontweight="bold" if bold else "normal", rotation_mode="default",
         )  # fmt: skip
+
+    def foot(self, words: str) -> None:
+        """What the marks mean, as the page's last line."""
+        self.text(WIDTH / 2, self.height - 5, words, size=SMALL - 0.5, colour=QUIET, align="center")
 
     def fitted(self, left: float, top: float, words: str, width: float) -> None:
         """A label in at most `width` points: a little smaller, and then cut short, where it is longer."""

@@ -12,7 +12,6 @@ from grpo_bench.analysis.plots.style import (
     LINE,
     QUIET,
     RIGHT,
-    SMALL,
     WIDTH,
     Styles,
     legend,
@@ -84,8 +83,7 @@ def draw(data: Tuning, styles: Styles) -> Figure:
     drawn.text(8, TITLE + PANEL / 2, "gain in gold", turn=90, align="center")
     drawn.text(LEFT + (WIDTH - LEFT) / 2, TITLE + PANEL + 15, "learning rate, times the shared one", align="center")
     legend(drawn, styles, labels, TITLE + PANEL + 28)
-    words = "a dot a seed, a sign their mean; other rates than the shared one: tuning seeds only"
-    drawn.text(WIDTH / 2, drawn.height - 5, words, size=SMALL - 0.5, colour=QUIET, align="center")
+    drawn.foot("a dot a seed, a sign their mean; other rates than the shared one: tuning seeds only")
     return drawn.figure
 
 

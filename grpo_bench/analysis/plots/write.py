@@ -95,7 +95,7 @@ def study_styles(study: Study) -> Styles:
 
 def collect(view: View, summary: ViewSummary) -> dict[str, Plotted]:
     """The numbers of each plot that the view's runs allow, by the plot's name."""
-    title = f"{view.workload}, reward {view.reward}, {view.protocol}, tier {view.tier}"
+    title = view.title
     found: dict[str, Plotted | None] = {}
     for axis in AXES:
         found[f"pareto-{axis}"] = pareto.collect(view, summary, axis, title)
@@ -159,12 +159,16 @@ def warm() -> None:
 
 def _draw_one(task: _Task) -> tuple[Path, ...]:
     with house_style():
-        figure = _figure(task.data, task.styles)
-        written = []
-        for form in task.formats:
-            path = task.path.with_name(f"{task.path.name}.{form}")
-            write_bytes(path, encode(figure, form), "the plot")
-            written.append(path)
+        return save_figure(_figure(task.data, task.styles), task.path, task.formats)
+
+
+def save_figure(figure: Figure, path: Path, formats: Sequence[Format]) -> tuple[Path, ...]:
+    """Write a figure as PATH.FORMAT for each of the formats; raises UserError when the disk refuses."""
+    written = []
+    for form in formats:
+        target = path.with_name(f"{path.name}.{form}")
+        write_bytes(target, encode(figure, form), "the plot")
+        written.append(target)
     return tuple(written)
 
 
