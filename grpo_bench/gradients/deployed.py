@@ -138,7 +138,7 @@ def check_differentiable(session: Session) -> None:
             if not _scores_smoothly(reward, images_BCHW.detach().requires_grad_(), session.prompts[:1]):
                 raise UserError(
                     f"reward {reward.name!r} has no derivative by the image, and diagnose needs one of the reward that "
-                    "is trained on; choose --reward shapes-pref or another that is differentiable"
+                    "is trained on; choose a differentiable one by --reward, as shapes-pref is on shapes"
                 )
 
 
