@@ -77,17 +77,21 @@ def test_the_forward_process_is_measured_in_diffusion_nfts_units() -> None:
 def test_the_scale_is_the_root_mean_square_over_groups_with_spread() -> None:
     # two prompts: z-scores of two images are -1 and 1; the other prompt's images are equal and have no advantage
     told = seen(chains(SCHEDULE.sigmas, 2, EARLY), np.array([[0.0, 3.0], [1.0, 3.0]]))
-    assert told.columns() == {"credit_scale": 1.0, "zero_spread": 0.5}
+    by_step = {f"zero_spread_step_{step}": 0.5 for step in range(3)}
+    assert told.columns() == {"credit_scale": 1.0, "zero_spread": 0.5} | by_step
     # and a tree's parents have the mean of their children's, by hand: z = -1, -1, 1, 1 and both parents -1, 1
     tree = seen(PAIRS, np.array([[0.0], [0.0], [2.0], [2.0]]))
-    assert tree.columns() == {"credit_scale": 1.0, "zero_spread": 0.0}
+    none = {"zero_spread_step_0": 0.0, "zero_spread_step_1": 0.0}
+    assert tree.columns() == {"credit_scale": 1.0, "zero_spread": 0.0} | none
 
 
 def test_groups_are_those_that_the_method_declares() -> None:
     # the children of node 1 have rewards 5 and 5, those of node 2 have 1 and 2; nodes 1 and 2 are siblings too
     reward_LP = np.array([[5.0], [5.0], [1.0], [2.0]])
     siblings_NP = np.where(PAIRS.depth_N > 0, PAIRS.parent_N, -1)[:, None]
-    assert seen(PAIRS, reward_LP, siblings_NP).columns()["zero_spread"] == pytest.approx(1 / 3)
+    columns = seen(PAIRS, reward_LP, siblings_NP).columns()
+    assert columns["zero_spread"] == pytest.approx(1 / 3)
+    assert (columns["zero_spread_step_0"], columns["zero_spread_step_1"]) == (0.0, 0.5)
     # and none declared: all images of the prompt are compared
     assert seen(PAIRS, reward_LP, np.full((PAIRS.nodes, 1), -1)).columns()["zero_spread"] == 0.0
 
@@ -96,7 +100,8 @@ def test_a_group_without_spread_in_one_of_two_rewards_has_spread() -> None:
     flat_LP, varied_LP = np.ones((2, 1)), np.array([[0.0], [1.0]])
     forest = chains(SCHEDULE.sigmas, 2, EARLY)
     assert seen(forest, flat_LP, s=varied_LP).columns()["zero_spread"] == 0.0
-    assert seen(forest, flat_LP, s=flat_LP).columns() == {"zero_spread": 1.0}
+    columns = seen(forest, flat_LP, s=flat_LP).columns()
+    assert columns["zero_spread"] == 1.0 and "credit_scale" not in columns
 
 
 def test_a_single_image_is_compared_with_those_of_the_other_prompts() -> None:
@@ -118,6 +123,25 @@ def test_what_was_seen_goes_through_json_and_ends_at_a_point() -> None:
     assert again == told and again.columns() == told.columns()
     again.clear()
     assert again.columns() == {}
+
+
+def test_clipped_edges_are_summed_over_updates_by_step() -> None:
+    told = CreditLog()
+    told.updated(np.array([0, 8, 8]), np.array([0, 2, 0]))
+    told.updated(np.array([0, 8, 0]), np.array([0, 4, 0]))
+    columns = told.columns()
+    assert columns == {"clipped": 6 / 24, "clipped_step_1": 6 / 16, "clipped_step_2": 0.0}
+    assert CreditLog(**json.loads(json.dumps(told.state_dict()))).columns() == columns
+
+
+def test_a_clip_that_nothing_can_reach_and_one_that_everything_passes(make: Make, tmp_path: Path) -> None:
+    # the ratio is 1 before the first update of an iteration, so that of two updates half of the edges can be clipped
+    for clip, least, most in ((1e9, 0.0, 0.0), (1e-30, 0.1, 0.5)):
+        training = {"updates": 2, "learning_rate": 1e-2}
+        chosen = make(budget={"iterations": 1.0}, objective={"clip": clip}, training=training, evaluation={"every": 0})
+        row = run(chosen, tmp_path / f"{clip:g}").store.rows()[-1]
+        steps = {name: value for name, value in row.items() if name.startswith("clipped_step_")}
+        assert steps and least <= row["clipped"] <= most, (clip, row["clipped"])
 
 
 def test_a_run_has_both_columns_but_at_its_base(make: Make, tmp_path: Path) -> None:

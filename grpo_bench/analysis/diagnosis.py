@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from grpo_bench.analysis.curve import Curve
 from grpo_bench.analysis.gradients import Floats, Measured, Products, Quality, own_target_snr, quality
 from grpo_bench.analysis.potential import share
 from grpo_bench.store.diagnosis import LabelRecord, PolicyRecord, PotentialRecord
@@ -125,6 +126,18 @@ def potential_shares(record: PotentialRecord) -> tuple[Shares, ...]:
         )
         for at, sigma in enumerate(record.sigmas)
     )
+
+
+def by_step(curves: Sequence[Curve], column: str) -> dict[int, float]:
+    """A column of points by step of the schedule (`clipped`, `zero_spread`): means over the points that have it."""
+    found: dict[int, list[float]] = {}
+    prefix = f"{column}_step_"
+    for curve in curves:
+        for name in map(str, curve.points.columns):
+            if name.startswith(prefix):
+                values = curve.column(name)
+                found.setdefault(int(name.removeprefix(prefix)), []).extend(values[np.isfinite(values)].tolist())
+    return {step: float(np.mean(values)) for step, values in sorted(found.items()) if values}
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> RankCorrelation:

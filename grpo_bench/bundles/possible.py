@@ -59,7 +59,7 @@ def impossible(run: StoredRun, ranges: Ranges) -> tuple[str, ...]:
     points = _Points(run)
     if not points.count:
         return ()
-    rules = (_counters, _beginning, _sums, _iterations, _grid, _end, _scores)
+    rules = (_counters, _beginning, _sums, _iterations, _grid, _end, _scores, _shares)
     return tuple(said for rule in rules for said in rule(points)) + tuple(_ranges(points, ranges))
 
 
@@ -247,6 +247,19 @@ def _equal(points: _Points, name: str, wanted: Floats, called: str) -> Iterator[
     yield from points.broken(
         ~np.isclose(have, wanted, rtol=1e-9, atol=1e-12),
         lambda at: f"{name} is {have[at]:.6g}, and {called} is {wanted[at]:.6g}",
+    )
+
+
+def _shares(points: _Points) -> Iterator[str]:
+    """A share of groups or of edges lies in 0 to 1."""
+    for name in points.names():
+        if name.startswith(("zero_spread", "clipped")):
+            yield from _share(points, name, points.column(name))
+
+
+def _share(points: _Points, name: str, value: Floats) -> Iterator[str]:
+    yield from points.broken(
+        np.isfinite(value) & ((value < 0) | (value > 1)), lambda at: f"{name} is {value[at]:.6g}, no share of 1"
     )
 
 

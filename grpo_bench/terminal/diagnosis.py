@@ -11,20 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo_bench.analysis.breakeven import break_even
-from grpo_bench.analysis.diagnosis import LabelFigures, RankCorrelation, label_figures, potential_shares
+from grpo_bench.analysis.diagnosis import LabelFigures, RankCorrelation, by_step, label_figures, potential_shares
 from grpo_bench.analysis.gradients import BUDGET, Measured, Quality
 from grpo_bench.analysis.plots.write import plain as plain_values
 from grpo_bench.terminal.text import NOTHING, count, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rich.console import Console
 
-    from grpo_bench.analysis.study import Curve, View
+    from grpo_bench.analysis.study import View
     from grpo_bench.store.diagnosis import PolicyRecord
 
-ZERO_SPREAD = "zero_spread"
+SHARES = {"clipped": "share of edges outside the clip", "zero_spread": "share of groups without spread"}
+"""Columns of points that are shown by step."""
 
 
 def diagnosis_json(policy: PolicyRecord, view: View | None, ranks: RankCorrelation | None) -> object:
@@ -32,6 +31,9 @@ def diagnosis_json(policy: PolicyRecord, view: View | None, ranks: RankCorrelati
     return plain_values(
         {
             "ranks": asdict(ranks) if ranks else None,
+            "by_step": {column: {label: by_step(view.of(label), column) for label in view.labels} for column in SHARES}
+            if view
+            else None,
             "break_even": [asdict(lead) for lead in break_even(view)] if view else None,
             "policy": policy.name,
             "nfe": policy.nfe,
@@ -80,17 +82,18 @@ def _print_runs(view: View, console: Console) -> None:
             table.add_row(f"{price:g}", *cells)
         console.print(table)
         console.print(Text("  prices in forward evaluations; the nfe axis has reward call 0, backward 2", "dim"))
-    spread = {label: _mean_zero_spread(view.of(label)) for label in view.labels}
-    known = [f"{label} {value:.2f}" for label, value in spread.items() if math.isfinite(value)]
-    console.print(Text.assemble("  groups without spread: ", plain(", ".join(known) or "not in these points")))
-    console.print(Text("  clipped shares by step: not in the points, see each run.log", "dim"))
+    for column, heading in SHARES.items():
+        found = {label: by_step(view.of(label), column) for label in view.labels}
+        console.print(Text(f"  {heading}, by step of the schedule" + ("" if any(found.values()) else ": not stored")))
+        for label, shares in found.items():
+            if shares:
+                steps = " ".join(f"{step}:{_share(value)}" for step, value in shares.items())
+                console.print(Text.assemble("    ", plain(label, "cyan", 40), f" {steps}"))
 
 
-def _mean_zero_spread(curves: Sequence[Curve]) -> float:
-    """Over the points and runs that have it."""
-    values = [value for curve in curves if ZERO_SPREAD in curve.points for value in curve.column(ZERO_SPREAD)]
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
+def _share(value: float) -> str:
+    """`.05`; a share of 1 is `1`."""
+    return f"{value:.2f}".removeprefix("0") if value < 0.995 else "1"
 
 
 def _qualities(found: list[LabelFigures]) -> Table:

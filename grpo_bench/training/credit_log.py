@@ -1,6 +1,7 @@
-"""Two columns of every point about the training since the last one: `credit_scale` and `zero_spread`.
+"""Columns of every point about the training since the last one: `credit_scale`, `zero_spread`, `clipped`, and by step.
 
-They tell a hidden learning rate from a better method, and sparse rewards from a method that does not learn.
+They tell a hidden learning rate from a better method, sparse rewards from a method that does not learn, and a trust
+region that binds from one that does nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class CreditLog:
     flat: int = 0
     groups: int = 0
     warned: list[str] = field(default_factory=list)
+    by_step: dict[str, list[int]] = field(default_factory=dict)
+    """By step of the schedule: `flat` and `groups` once more, and `edges` and `clipped`, counted in every update."""
 
     def see(self, rollout: Rollout, credit: Credit, slope_NP: Floats) -> None:
         """One iteration, with the slopes (N, P) of `grpo_bench.training.slope`.
@@ -47,11 +50,18 @@ class CreditLog:
                 f"{slope_NP.shape}; give a group a node and prompt, -1 for none"
             )
         node_E = forest.leaves_L if forest.forward_draws else forest.trained_edges_E
-        varied_EP, groups, flat = _compared(forest, rollout.rewards, credit.group_NP[node_E], node_E)
+        varied_EP, cell_EP = _compared(forest, rollout.rewards, credit.group_NP[node_E], node_E)
         slope_M = slope_NP[node_E][varied_EP]
         slope_M = slope_M[~np.isnan(slope_M)]
         self.squares, self.terms = self.squares + float(np.square(slope_M).sum()), self.terms + len(slope_M)
+        groups, flat = _counted(cell_EP, varied_EP)
         self.flat, self.groups = self.flat + flat, self.groups + groups
+        if not forest.forward_draws:
+            step_E = forest.depth_N[node_E] - 1
+            for step in np.unique(step_E):
+                groups, flat = _counted(cell_EP[step_E == step], varied_EP[step_E == step])
+                self._add("groups", int(step), groups)
+                self._add("flat", int(step), flat)
         for name, reward_LP in rollout.rewards.items():
             if reward_LP.size > 1 and reward_LP.min() == reward_LP.max() and name not in self.warned:
                 self.warned.append(name)
@@ -63,34 +73,57 @@ class CreditLog:
                     reward_LP.flat[0],
                 )
 
+    def updated(self, edges_T: Ints, clipped_T: Ints) -> None:
+        """One iteration's updates: kept edges by step, and those whose ratio lay outside 1 plus or minus the clip."""
+        for step in np.flatnonzero(edges_T):
+            self._add("edges", int(step), int(edges_T[step]))
+            self._add("clipped", int(step), int(clipped_T[step]))
+
+    def _add(self, name: str, step: int, count: int) -> None:
+        counts = self.by_step.setdefault(name, [])
+        counts.extend([0] * (step + 1 - len(counts)))
+        counts[step] += count
+
     def columns(self) -> dict[str, float]:
         """The point's columns; one that nothing has been seen for is left out, as before the first iteration.
 
         `credit_scale`: root mean square of d loss / d log-prob at ratio 1, over the kept edges in groups with spread.
-        `zero_spread`: share of (prompt, group) without spread.
+        `zero_spread`: share of (prompt, group) without spread. `clipped`: share of kept edges, in every update anew,
+        whose ratio lay outside the clip. The last two also by step, `zero_spread_step_0` and so on.
         """
         scale = {"credit_scale": math.sqrt(self.squares / self.terms)} if self.terms else {}
-        return scale | ({"zero_spread": self.flat / self.groups} if self.groups else {})
+        spread = {"zero_spread": self.flat / self.groups} if self.groups else {}
+        edges, clipped = (sum(self.by_step.get(name, ())) for name in ("edges", "clipped"))
+        outside = {"clipped": clipped / edges} if edges else {}
+        return (
+            scale
+            | spread
+            | outside
+            | self._shares("zero_spread", "flat", "groups")
+            | self._shares("clipped", "clipped", "edges")
+        )
+
+    def _shares(self, column: str, part: str, whole: str) -> dict[str, float]:
+        counts = zip(self.by_step.get(part, ()), self.by_step.get(whole, ()), strict=True)
+        return {f"{column}_step_{step}": some / of for step, (some, of) in enumerate(counts) if of}
 
     def clear(self) -> None:
         """Begin anew behind a point."""
-        self.squares, self.terms, self.flat, self.groups = 0.0, 0, 0, 0
+        self.squares, self.terms, self.flat, self.groups, self.by_step = 0.0, 0, 0, 0, {}
 
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint keeps, as JSON."""
         return asdict(self)
 
 
-def _compared(forest: Forest, rewards: Mapping[str, Floats], group_EP: Ints, node_E: Ints) -> tuple[Bools, int, int]:
-    """(whether each edge's group has spread (E, P), how many (prompt, group) there are, how many have none)."""
+def _compared(forest: Forest, rewards: Mapping[str, Floats], group_EP: Ints, node_E: Ints) -> tuple[Bools, Ints]:
+    """(whether each edge's group has spread (E, P), the number of its (prompt, group) (E, P))."""
     prompts = group_EP.shape[1]
     ids, index = np.unique(group_EP, return_inverse=True)
     cell_EP = index.reshape(group_EP.shape) * prompts + np.arange(prompts)
-    there_C = np.zeros(len(ids) * prompts, dtype=bool)
-    there_C[cell_EP.ravel()] = True
-    varied_C = np.zeros_like(there_C)
+    varied_C = np.zeros(len(ids) * prompts, dtype=bool)
     for reward_LP in rewards.values():
-        low_C, high_C = np.full(len(there_C), np.inf), np.full(len(there_C), -np.inf)
+        low_C, high_C = np.full(len(varied_C), np.inf), np.full(len(varied_C), -np.inf)
         low_NP, high_NP = _extremes(forest, reward_LP)
         np.minimum.at(low_C, cell_EP.ravel(), low_NP[node_E].ravel())
         np.maximum.at(high_C, cell_EP.ravel(), high_NP[node_E].ravel())
@@ -98,7 +131,12 @@ def _compared(forest: Forest, rewards: Mapping[str, Floats], group_EP: Ints, nod
         low_C.reshape(-1, prompts)[ids < 0] = reward_LP.min(axis=whole)
         high_C.reshape(-1, prompts)[ids < 0] = reward_LP.max(axis=whole)
         varied_C |= high_C > low_C
-    return varied_C[cell_EP], int(there_C.sum()), int((there_C & ~varied_C).sum())
+    return varied_C[cell_EP], cell_EP
+
+
+def _counted(cell_EP: Ints, varied_EP: Bools) -> tuple[int, int]:
+    """How many (prompt, group) there are among these edges, and how many have no spread."""
+    return len(np.unique(cell_EP)), len(np.unique(cell_EP[~varied_EP]))
 
 
 def _extremes(forest: Forest, reward_LP: Floats) -> tuple[Floats, Floats]:

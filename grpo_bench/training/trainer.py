@@ -152,6 +152,7 @@ class Trainer:
             self._ledger.count("updates")
             self._ledger.count("trained_edges", 0 if batch.forward else terms)
             diagnostics.norms.append(norm)
+        session.credit_log.updated(diagnostics.edges_T, diagnostics.clipped_T)
         return diagnostics
 
     def _check_cost(self, forest: Forest, batch: Batch, counted: Counts) -> None:
