@@ -67,11 +67,11 @@ def main() -> None:
         write(Path(name), runs)
         started = perf_counter()
         from grpo_bench.analysis.study import studies
-        from grpo_bench.analysis.summary import summarise
+        from grpo_bench.analysis.summary import summaries
 
         (study,) = studies(Path(name))
         loaded = perf_counter()
-        summaries = [summarise(view) for view in study.views]
+        summaries = summaries(study)
         ended = perf_counter()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(

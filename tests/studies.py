@@ -20,10 +20,12 @@ from grpo_bench.registry import WORKLOADS
 from grpo_bench.store.points import encode
 from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import POINTS, RunStore, point_name
-from grpo_bench.store.suite import CellRecord, References, SuiteRecord, write_suite
+from grpo_bench.store.suite import CellRecord, ChoiceRecord, References, SuiteRecord, write_suite
 
 Gold = Callable[[int, float], float]
 """(seed, nfe spent) to gold."""
+Apart = Callable[[str, int], np.ndarray]
+"""(label, seed) to how far each of the prompts ends from gold: their mean is 0."""
 Row = dict[str, int | float | None]
 
 METHODS = {"flat-window": "mix", "flat-matched-updates": "flat"}
@@ -81,6 +83,8 @@ def write_study(
     references: References | None = None,
     images: bool = False,
     rules_version: int = 1,
+    apart: Apart | None = None,
+    choices: Sequence[ChoiceRecord] = (),
 ) -> Path:
     """Runs of every label and seed, and (unless `suite` is False) the suite they make; returns `folder`.
 
@@ -88,6 +92,7 @@ def write_study(
     run ended and why: one not `done` keeps its points up to half of the budget (none if `failed`). `missing` cells are
     in the suite and have no run. `bases` are golds of untrained evaluations; `factors` maps a learning rate's factor to
     what its tuning runs (seeds 100 and 101 of baseline and contrasts) end above the label's own curve of seed 0.
+    `apart` makes the runs store what each prompt scored, and `choices` the suite a tuned one.
     """
     cells: list[CellRecord] = []
 
@@ -101,6 +106,8 @@ def write_study(
             "label": label, "run": run, "method": method, "recipe": recipe, "reward": reward, "workload": workload,
             "seed": seed, "protocol": protocol, "part": part, "factor": factor,
         }  # fmt: skip
+        if choices and part == "tuning":
+            cell["setting"] = "training.learning_rate"
         cells.append(CellRecord.model_validate(cell))
         if part == "main" and (label, seed) in missing:
             return
@@ -130,6 +137,8 @@ def write_study(
             row |= judged(row, reward, workload, gold_is_proxy=gold_is_proxy)
         if rows:
             (store.folder / POINTS).write_bytes(encode(rows))
+        for row in rows if apart else ():
+            _save_prompt_scores(store, row, apart(label, seed) * float(row["nfe"] or 0) / budget)
         if images and rows:
             _save_images(store, rows)
 
@@ -147,9 +156,19 @@ def write_study(
             "suite": name, "title": title, "digest": "0" * 64, "baseline": baseline, "contrasts": tuple(contrasts),
             "budget": {"nfe": budget}, "cells": tuple(cells),
             "references": {f"{workload}/{reward}": references} if references else {},
+            "protocol": "tuned" if choices else "shared", "choices": tuple(choices),
         }  # fmt: skip
         write_suite(folder, SuiteRecord.model_validate(table))
     return folder
+
+
+def _save_prompt_scores(store: RunStore, row: Row, apart_P: np.ndarray) -> None:
+    """Gold and proxy of each prompt under two noises, of which the first is a point's own and the second 0.02 above."""
+    rewards = {name.removeprefix("reward/"): value for name, value in row.items() if name.startswith("reward/")}
+    for noise in range(2):
+        scores = {name: (value or 0.0) + apart_P + 0.02 * noise for name, value in rewards.items()}
+        scores["shapes-correctness"] = scores["shapes"]
+        store.add_prompt_scores(int(row["iteration"] or 0), noise, scores)
 
 
 def curve(own: Spend, gold: Gold, proxy: Gold | None, seed: int, budget: float, every: float) -> list[Row]:

@@ -51,7 +51,7 @@ def stored(rows: int, **options: object) -> bytes:
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "brotli", "lz4"])
 def test_points_packed_by_what_packs_gigabytes_into_kilobytes_are_not_unpacked(bundle: Path, compression: str) -> None:
-    assert "not packed as grpo-bench packs points" in unreadable(bundle, points=stored(1000, compression=compression))
+    assert "not packed as grpo-bench packs tables" in unreadable(bundle, points=stored(1000, compression=compression))
 
 
 def test_points_in_many_groups_of_rows_are_not_unpacked(bundle: Path) -> None:

@@ -48,7 +48,7 @@ def row(table: Table, name: str) -> dict[str, Cell]:
     return {head.text: cell for head, cell in zip(table.heads, found, strict=True)}
 
 
-def test_a_method_has_its_hypervolume_and_its_costs_of_half_and_nine_tenths(tmp_path: Path) -> None:
+def test_a_method_has_its_area_and_its_costs_of_half_and_nine_tenths(tmp_path: Path) -> None:
     # Tree's seeds gain 0.06, 0.08, ..., 0.14. The lowest is at 0.56 at the last point only, which nothing confirms, and
     # the median of five passes it at 0.06 / 0.1 of the budget; 0.6 is passed before the last point by the two highest.
     references = References(base=0.5, best=1.0, costs={"nfe": BUDGET}, targets={"25": 0.53, "50": 0.56, "90": 0.6})
@@ -59,8 +59,8 @@ def test_a_method_has_its_hypervolume_and_its_costs_of_half_and_nine_tenths(tmp_
     assert "nfe to 25%" not in found
     assert (found["nfe to 50%"].text, found["nfe to 50%"].note) == ("38,400", "4 of 5 seeds")
     assert (found["nfe to 90%"].text, found["nfe to 90%"].note) == ("not reached", "2 of 5 seeds")
-    # The stairs below a line are (1 + ... + 19) / 400 of its rise; the box is 0.5 high.
-    assert found["hypervolume"].text == f"{0.1 / 0.5 * 190 / 400:.3f}" == "0.095"
+    # The area below a straight line is half of its rise, as a share of the 0.5 from base to best.
+    assert found["area"].text == f"{0.1 / 0.5 / 2:.3f}" == "0.100"
     assert (found["gold"].text, found["gain"].text) == ("0.600", "+0.100")
 
 

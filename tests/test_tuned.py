@@ -10,7 +10,7 @@ import pytest
 from running import cli_here
 from small_suite import small_suite
 
-from grpo_bench.analysis.trial import gain
+from grpo_bench.analysis.by_prompt import by_prompt
 from grpo_bench.errors import UserError
 from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import RunStore
@@ -157,11 +157,12 @@ def test_gold_is_read_at_the_budget_and_averaged_over_prompts_and_noises(tmp_pat
     store = RunStore(tmp_path / cell.run)
 
     gold = {"gaussian": 1.0}
-    assert gain(store.rows(), store.prompt_scores(), gold, "nfe", 4000) == pytest.approx(0.5)
-    assert gain(store.rows(), store.prompt_scores(), gold, "nfe", 1000) == pytest.approx(0.125)
-    assert gain(store.rows(), store.prompt_scores(), {"gaussian": 2.0}, "iterations", 1) == pytest.approx(1.0)
+    scores = store.prompt_scores()
+    assert by_prompt(scores, gold, [0, 1], [0, 4000], 4000).gain == pytest.approx(0.5)
+    assert by_prompt(scores, gold, [0, 1], [0, 4000], 1000).gain == pytest.approx(0.125)
+    assert by_prompt(scores, {"gaussian": 2.0}, [0, 1], [0, 1], 1).gain == pytest.approx(1.0)
     with pytest.raises(UserError, match="no prompts' scores of 'hps'"):
-        gain(store.rows(), store.prompt_scores(), {"hps": 1.0}, "nfe", 4000)
+        by_prompt(scores, {"hps": 1.0}, [0, 1], [0, 4000], 4000)
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import get_args
 
+from grpo_bench.metering.ledger import BudgetKind
 from grpo_bench.store.suite import Axis
 
-__all__ = ["AXES", "COLUMNS", "TITLES", "Axis"]
+__all__ = ["AXES", "BUDGETS", "COLUMNS", "TITLES", "Axis"]
 
 AXES: tuple[Axis, ...] = get_args(Axis)
 
-COLUMNS: dict[Axis, str] = {
+BUDGETS: dict[BudgetKind, str] = {
     "nfe": "nfe",
     "rollout-nfe": "rollout_nfe",
     "reward-calls": "reward_calls",
     "updates": "updates",
     "seconds": "seconds",
+    "iterations": "iteration",
 }
+"""The points' column of what a budget may count."""
+
+COLUMNS: dict[Axis, str] = {axis: BUDGETS[axis] for axis in AXES}
 """The points' column of each axis."""
 
 TITLES: dict[Axis, str] = {

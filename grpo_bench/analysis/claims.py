@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from grpo_bench.analysis.effects import FEWEST_FOR_MEDIAN, MEDIAN, Effect, Interval, Metric, Scale, effect
-from grpo_bench.analysis.evidence import FEWEST, Evidence, Tier, best_evidence
+from grpo_bench.analysis.evidence import FEWEST_SEEDS, Evidence, Tier, best_evidence
 from grpo_bench.analysis.study import Study
 from grpo_bench.errors import UserError
 from grpo_bench.store.names import clean_text, parse_toml
@@ -160,8 +160,8 @@ def _judge(claim: Claim, studies: Sequence[Study]) -> Judged:
     except UserError as error:
         return Judged(claim, "inconclusive", found, None, str(error))
     n = measured.interval.n
-    if n < FEWEST:
-        needed = f"{n} paired seed{'' if n == 1 else 's'} of at least {FEWEST}"
+    if n < FEWEST_SEEDS:
+        needed = f"{n} paired seed{'' if n == 1 else 's'} of at least {FEWEST_SEEDS}"
         return Judged(claim, "inconclusive", found, measured, needed)
     if math.isnan(measured.interval.low) or math.isnan(measured.interval.high):
         return Judged(claim, "inconclusive", found, measured, _no_interval(measured))

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from grpo_bench.analysis.axes import COLUMNS, Axis
+from grpo_bench.analysis.axes import BUDGETS, COLUMNS, Axis
+from grpo_bench.analysis.by_prompt import ByPrompt, base_by_prompt, by_prompt
+from grpo_bench.config import parse_rewards
+from grpo_bench.errors import UserError
+from grpo_bench.registry import WORKLOADS
 from grpo_bench.store.record import RunRecord
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 Part = Literal["main", "tuning", "base"]
 Config = Mapping[str, object]
 
+BY_PROMPT_SINCE = 2
+"""The first rules version whose runs store what each prompt scored."""
 NEEDED = ("iteration", *COLUMNS.values(), "gold", "proxy")
 """Columns that every figure is made of."""
 
@@ -41,6 +47,8 @@ class Curve:
     """config.toml as it stands."""
     points: pd.DataFrame
     """Its points in order; empty where it ended before the first."""
+    prompt_scores: pd.DataFrame | None = None
+    """What each held-out prompt scored; None of a run made before that was stored (rules version 1)."""
 
     @property
     def seed(self) -> int:
@@ -85,18 +93,87 @@ class Curve:
         """(K,) the judge of truth's score at each point."""
         return self.column("gold")
 
-    def final(self, name: str) -> float:
-        """A column at the budget, between the two points around it; the last value where a run ends before it."""
-        budget = self.table("budget")
-        for axis in COLUMNS:
-            amount = budget.get(axis)
+    @cached_property
+    def budget(self) -> tuple[str, float]:
+        """The points' column that the budget counts, and how much of it; no column where its config names none."""
+        table = self.table("budget")
+        for kind, column in BUDGETS.items():
+            amount = table.get(kind)
             if isinstance(amount, int | float):
-                return float(np.interp(amount, self.cost(axis), self.column(name)))
-        return float(self.column(name)[-1])
+                return column, float(amount)
+        return "", 0.0
+
+    def by_prompt(self, name: str = "gold") -> ByPrompt | None:
+        """Gold, the proxy, or gold's component `name`, prompt by prompt, under all evaluation noises.
+
+        None where prompts' scores were not stored, where nobody knows here which reward is the judge of truth, and
+        where it has no such component. Raises `UserError` where the scores do not reach to either side of the budget.
+        """
+        if name not in self._by_prompt:
+            self._by_prompt[name] = self._read_by_prompt(name)
+        return self._by_prompt[name]
+
+    @cached_property
+    def _by_prompt(self) -> dict[str, ByPrompt | None]:
+        return {}
+
+    def _read_by_prompt(self, name: str) -> ByPrompt | None:
+        column, amount = self.budget
+        weights = self._weights(name)
+        if self.prompt_scores is None or not weights or not column:
+            return None
+        if name not in ("gold", "proxy") and not weights.keys() <= set(self.prompt_scores.columns):
+            return None
+        iterations = self.column("iteration").astype(int).tolist()
+        return by_prompt(self.prompt_scores, weights, iterations, self.column(column), amount)
+
+    def base_by_prompt(self, name: str = "gold") -> Floats | None:
+        """(P,) what the base's prompts scored, of a run that may have ended early; None as `by_prompt`, or damaged."""
+        weights = self._weights(name)
+        if self.prompt_scores is None or not len(self.points) or not weights.keys() <= set(self.prompt_scores.columns):
+            return None
+        try:
+            return base_by_prompt(self.prompt_scores, weights, self.column("iteration").astype(int).tolist())
+        except UserError:
+            return None
+
+    def _weights(self, name: str) -> Mapping[str, float]:
+        """The columns of prompts' scores that make up a figure."""
+        trained = parse_rewards(self.record.reward)
+        if name == "proxy":
+            return trained
+        judge = ""
+        if self.record.gold_is_proxy:
+            judge = next(iter(trained)) if len(trained) == 1 else ""
+        elif self.record.workload in WORKLOADS.names():
+            judge = WORKLOADS.get(self.record.workload).gold
+        if name != "gold":
+            return {f"{judge}-{name}": 1.0} if judge else {}
+        return {judge: 1.0} if judge else trained if self.record.gold_is_proxy else {}
+
+    def final(self, name: str) -> float:
+        """A column at the budget, between the two points around it; the last value where a run ends before it.
+
+        Gold and proxy under all evaluation noises, where prompts' scores are stored.
+        """
+        if (read := self._read(name)) is not None:
+            return float(read.end_P.mean())
+        column, amount = self.budget
+        if not column:
+            return float(self.column(name)[-1])
+        return float(np.interp(amount, self.column(column), self.column(name)))
+
+    def base(self, name: str = "gold") -> float:
+        """A column of the untrained base, read as `final` reads it."""
+        read = self._read(name)
+        return float(self.column(name)[0]) if read is None else float(read.base_P.mean())
 
     def gain(self, name: str = "gold") -> float:
-        """A column where the budget ends, less its first point."""
-        return self.final(name) - float(self.column(name)[0])
+        """A column where the budget ends, less that of the base."""
+        return self.final(name) - self.base(name)
+
+    def _read(self, name: str) -> ByPrompt | None:
+        return self.by_prompt(name) if name in ("gold", "proxy") else None
 
     @cached_property
     def unfinished(self) -> str:
@@ -108,4 +185,15 @@ class Curve:
         absent = [name for name in NEEDED if name not in self.points or not np.isfinite(self.column(name)).all()]
         if absent:
             return f"not all of its points have a finite {absent[0]}"
-        return "" if len(self.points) > 1 else "no iteration fits its budget"
+        if len(self.points) < 2:
+            return "no iteration fits its budget"
+        if self.record.rules_version < BY_PROMPT_SINCE:
+            return ""
+        if self.prompt_scores is None:
+            return "its prompts' scores are gone; run it anew with --again"
+        try:
+            self.by_prompt("gold")
+            self.by_prompt("proxy")
+        except UserError as error:
+            return str(error)
+        return ""

@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 from grpo_bench.analysis.effects import Metric, Pair, usable
 from grpo_bench.analysis.study import Study, View
-from grpo_bench.analysis.summary import FEWEST
+from grpo_bench.analysis.words import FEWEST_SEEDS
 
-__all__ = ["FEWEST", "TIERS", "Evidence", "Tier", "best_evidence"]
+__all__ = ["FEWEST_SEEDS", "TIERS", "Evidence", "Tier", "best_evidence"]
 
 Tier = Literal["analytic", "tiny", "geometry", "real"]
 TIERS: tuple[str, ...] = get_args(Tier)

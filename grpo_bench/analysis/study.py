@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from grpo_bench.analysis.axes import AXES, Axis
+from grpo_bench.analysis.choices import contradictions
 from grpo_bench.analysis.curve import Config, Curve, Floats, Part
 from grpo_bench.analysis.labels import digest, ingredients, labelled, scene_of
 from grpo_bench.errors import UserError
 from grpo_bench.store.names import parse_toml
 from grpo_bench.store.reader import Runs, read_runs
 from grpo_bench.store.record import RunRecord
-from grpo_bench.store.suite import CellRecord, References, SuiteRecord, read_suites
+from grpo_bench.store.suite import CellRecord, ChoiceRecord, References, SuiteRecord, read_suites
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["BASELINE", "Config", "Curve", "Floats", "Part", "Study", "View", "result_folders", "studies", "studies_of"]
 
+Protocol = Literal["controlled", "tuned", "paper"]
+LEARNING_RATE = "training.learning_rate"
 BASELINE = "flat"
 """Compared with where no suite names another."""
 
@@ -36,7 +39,8 @@ class View:
     """A file name for it, such as `shapes-shapes-pref-controlled`."""
     workload: str
     reward: str
-    protocol: Literal["controlled", "paper"]
+    protocol: Protocol
+    """`tuned`: of a suite in which each label has the rate that its own trials chose."""
     tier: str
     baseline: str
     """The label that differences are taken against; empty where the view has no such label and no primary contrast."""
@@ -52,6 +56,8 @@ class View:
     """Runs at other learning rates, on seeds of their own."""
     references: References | None = None
     """Frozen in the suite; None: taken from the runs (`summary`)."""
+    choices: tuple[ChoiceRecord, ...] = ()
+    """What the trials of a tuned suite chose, as the sweep stored it."""
     gold_is_proxy: bool = False
 
     @property
@@ -124,6 +130,8 @@ class Study:
     """Cells of the suite that have no run yet."""
     notes: tuple[str, ...] = field(default=())
     """What was left out and why: one sentence each."""
+    contradictions: tuple[str, ...] = ()
+    """Choices of the suite that its trials do not give; also among the notes."""
 
 
 def studies(folder: Path) -> tuple[Study, ...]:
@@ -178,15 +186,16 @@ def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord
     for suite in records_of_suites:
         cells = {cell.run: cell for cell in suite.cells}
         used |= set(cells)
-        curves = [
-            _curve(folder, records[run], configs[run], frames.get(run), (cell.label, cell.part, cell.factor))
+        curves = {
+            run: _curve(runs, folder, records[run], configs[run], frames.get(run), (cell.label, cell.part, cell.factor))
             for run, cell in cells.items()
             if run in records
-        ]
+        }
         missing = tuple(cell for cell in suite.cells if cell.run not in records)
-        views = _views(curves, suite)
-        notes = (*skipped, *_not_over(views))
-        suites.append(Study(suite.suite, suite.title, folder, suite, views, missing, notes))
+        views = _views([curve for run, curve in curves.items() if cells[run].setting in ("", LEARNING_RATE)], suite)
+        wrong = tuple(contradictions(suite, curves))
+        notes = (*wrong, *skipped, *_not_over(views))
+        suites.append(Study(suite.suite, suite.title, folder, suite, views, missing, notes, wrong))
     rest = [record for run, record in records.items() if run not in used]
     if suites:
         if not rest:
@@ -196,8 +205,8 @@ def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord
         )
         first = suites[0]
         return (replace(first, notes=(*first.notes, note)), *suites[1:])
-    curves = labelled([_curve(folder, record, configs[record.run], frames.get(record.run)) for record in rest])
-    views = _views(curves, None)
+    named = labelled([_curve(runs, folder, record, configs[record.run], frames.get(record.run)) for record in rest])
+    views = _views(named, None)
     return (Study(folder.name, folder.name, folder, None, views, (), (*skipped, *_not_over(views))),)
 
 
@@ -223,6 +232,7 @@ def _not_over(views: Iterable[View]) -> tuple[str, ...]:
 
 
 def _curve(
+    runs: Runs,
     folder: Path,
     record: RunRecord,
     config: Config,
@@ -234,7 +244,8 @@ def _curve(
 
     frame = pd.DataFrame() if points is None else points.dropna(axis=1, how="all").reset_index(drop=True)
     label, part, factor = cell or (record.method, _part(record, frame), 1.0)
-    return Curve(label, part, factor, record, folder / record.run, config, frame)
+    by_prompt = runs.prompt_scores.get(record.run)
+    return Curve(label, part, factor, record, folder / record.run, config, frame, by_prompt)
 
 
 def _part(record: RunRecord, points: pd.DataFrame) -> Part:
@@ -263,7 +274,8 @@ def _views(curves: Sequence[Curve], suite: SuiteRecord | None) -> tuple[View, ..
         if not main:
             continue
         suffix = f"-{digest(scene[3])}" if shared[scene[:3]] > 1 else ""
-        name = "-".join(scene[:3]).replace(",", "+").replace(":", "-") + suffix
+        named = (*scene[:2], _protocol(main[0].record, suite))
+        name = "-".join(named).replace(",", "+").replace(":", "-") + suffix
         views.append(_view(name, [*found, *_bases(curves, main[0])], main, suite))
     return tuple(sorted(views, key=lambda view: view.protocol))
 
@@ -281,7 +293,7 @@ def _view(name: str, found: Sequence[Curve], main: Sequence[Curve], suite: Suite
         name=name,
         workload=record.workload,
         reward=record.reward,
-        protocol=record.protocol,
+        protocol=_protocol(record, suite),
         tier=record.tier,
         baseline=baseline if baseline in labels or primary else "",
         primary=primary,
@@ -291,7 +303,16 @@ def _view(name: str, found: Sequence[Curve], main: Sequence[Curve], suite: Suite
         tuning=tuple(curve for curve in found if curve.part == "tuning" and not curve.unfinished),
         references=suite.references.get(f"{record.workload}/{record.reward}") if suite else None,
         gold_is_proxy=record.gold_is_proxy,
+        choices=tuple(one for one in suite.choices if (one.workload, one.reward) == (record.workload, record.reward))
+        if suite
+        else (),
     )
+
+
+def _protocol(record: RunRecord, suite: SuiteRecord | None) -> Protocol:
+    """A tuned suite's runs are controlled, all but their rates: those are each label's own."""
+    tuned = suite is not None and suite.protocol == "tuned" and record.protocol == "controlled"
+    return "tuned" if tuned else record.protocol
 
 
 def _bases(curves: Iterable[Curve], like: Curve) -> list[Curve]:

@@ -10,17 +10,16 @@ from typing import Literal
 import numpy as np
 
 from grpo_bench.analysis.axes import AXES, COLUMNS, Axis
+from grpo_bench.analysis.contrasts import Contrast, contrasts
+from grpo_bench.analysis.curve_area import curve_area
 from grpo_bench.analysis.hypervolume import grid, noise_floor
 from grpo_bench.analysis.reading import area, at_cost, curve_at, measured_references
-from grpo_bench.analysis.statistics import Estimate, Paired, holm, paired, t_interval
-from grpo_bench.analysis.study import Curve, Floats, View
+from grpo_bench.analysis.statistics import Estimate, t_interval
+from grpo_bench.analysis.study import Curve, Floats, Study, View
 from grpo_bench.analysis.targets import Reached, reached, time_to_target
-from grpo_bench.store.suite import References
+from grpo_bench.analysis.words import FEWEST_SEEDS
+from grpo_bench.store.suite import ChoiceRecord, References
 
-FEWEST = 5
-"""Below this many seeds the words "better" and "gain" are not printed."""
-
-Verdict = Literal["better", "worse", "not shown to differ", "too few seeds"]
 Learned = Literal["gain", "loss", "within the noise floor", "not shown", "too few seeds"]
 
 
@@ -54,24 +53,14 @@ class MethodSummary:
     hypervolume: dict[Axis, Estimate]
     hypervolume_difference: dict[Axis, Estimate]
     """Against the baseline, seed by seed; NaN for the baseline itself."""
+    area: dict[Axis, Estimate]
+    """Under the curve up to where the axis's view is cut, as a share of the way from the base to the best gold."""
+    area_difference: dict[Axis, Estimate]
+    """Against the baseline, seed by seed; NaN for the baseline itself."""
     targets: dict[str, dict[Axis, Reached]]
     costs: dict[str, float]
     """Median over seeds of the last point's counters, phases and memory, by the points' column names."""
     median_run: str
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """One difference from the baseline in gold at the full budget: primary (it was named before) or exploratory."""
-
-    label: str
-    baseline: str
-    primary: bool
-    seeds: int
-    result: Paired
-    holm_p: float
-    """Adjusted over the primary contrasts; NaN for an exploratory one."""
-    verdict: Verdict | Literal["exploratory"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +102,20 @@ class Tuned:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """What a label's trials chose."""
+
+    choice: ChoiceRecord
+    rate: float
+    """The learning rate of its reported runs; NaN where there are none."""
+    trials: int
+    nfe: int
+    """What they spent."""
+    spread: float
+    """The most that a rate among those tried gained over the least: how sensitive the label is."""
+
+
+@dataclass(frozen=True)
 class Ended:
     """A run that did not finish."""
 
@@ -142,6 +145,8 @@ class ViewSummary:
     contrasts: tuple[Contrast, ...]
     axes: tuple[AxisSummary, ...]
     tuning: tuple[Tuned, ...]
+    choices: tuple[Chosen, ...]
+    """Of a tuned suite: by what each label's rate was chosen."""
     ended: tuple[Ended, ...]
 
     def method(self, label: str) -> MethodSummary:
@@ -152,11 +157,19 @@ class ViewSummary:
         raise KeyError(label)
 
 
+def summaries(study: Study) -> tuple[ViewSummary, ...]:
+    """All figures of a study's views; the primary contrasts of a suite are one family, over all its workloads."""
+    return tuple(_summary(view, own) for view, own in zip(study.views, contrasts(study.views), strict=True))
+
+
 def summarise(view: View) -> ViewSummary:
-    """All figures of a view; with no finished run its tables are empty and its failures are listed."""
+    """All figures of one view by itself; with no finished run its tables are empty and its failures are listed."""
+    return _summary(view, *contrasts([view]))
+
+
+def _summary(view: View, own: tuple[Contrast, ...]) -> ViewSummary:
     references = view.references or measured_references(view)
     floor = _floor(view, references)
-    contrasts = _contrasts(view)
     return ViewSummary(
         name=view.name,
         workload=view.workload,
@@ -169,9 +182,10 @@ def summarise(view: View) -> ViewSummary:
         references=references,
         floor=floor,
         methods=tuple(_method(view, label, references, floor) for label in view.labels),
-        contrasts=contrasts,
+        contrasts=own,
         axes=tuple(_axis(view, axis) for axis in AXES if not math.isnan(view.cut(axis))),
         tuning=_tuning(view),
+        choices=_choices(view),
         ended=tuple(
             Ended(curve.record.run, curve.label, curve.seed, curve.record.status, _reason(curve))
             for curve in view.unfinished
@@ -182,7 +196,7 @@ def summarise(view: View) -> ViewSummary:
 def to_json(summary: ViewSummary) -> dict[str, object]:
     """Plain values for JSON: a NaN or infinity, which JSON has no word for, becomes None."""
     table = asdict(summary) | {"references": summary.references.model_dump()}
-    plain = _plain(table)
+    plain = _plain(table | {"choices": [asdict(one) | {"choice": one.choice.model_dump()} for one in summary.choices]})
     assert isinstance(plain, dict)
     return plain
 
@@ -195,11 +209,13 @@ def _method(view: View, label: str, references: References, floor: NoiseFloor | 
     own_at = {axis: {curve.seed: at_cost(curve, axis, view.cut(axis)) for curve in on[axis]} for axis in axes}
     rivals = {axis: [curve for curve in view.on(axis) if curve.label == view.baseline != label] for axis in axes}
     areas = {axis: {curve.seed: area(curve, axis, references) for curve in on[axis]} for axis in axes}
+    under = {axis: {curve.seed: _under(curve, axis, view, references) for curve in on[axis]} for axis in axes}
+    against = {axis: {curve.seed: _under(curve, axis, view, references) for curve in rivals[axis]} for axis in axes}
     return MethodSummary(
         label=label,
         method=view.method(label),
         seeds=tuple(curve.seed for curve in curves),
-        base=float(np.mean([curve.gold[0] for curve in curves])),
+        base=float(np.mean([curve.base() for curve in curves])),
         gold=t_interval([curve.final("gold") for curve in curves]),
         gain=gain,
         proxy_gain=t_interval([curve.gain("proxy") for curve in curves]),
@@ -213,6 +229,8 @@ def _method(view: View, label: str, references: References, floor: NoiseFloor | 
         hypervolume_difference={
             axis: _difference(areas[axis], {c.seed: area(c, axis, references) for c in rivals[axis]}) for axis in axes
         },
+        area={axis: t_interval(list(under[axis].values())) for axis in axes},
+        area_difference={axis: _difference(under[axis], against[axis]) for axis in axes},
         targets={
             name: {
                 axis: reached([time_to_target(curve.cost(axis), curve.gold, target) for curve in on[axis]])
@@ -225,6 +243,15 @@ def _method(view: View, label: str, references: References, floor: NoiseFloor | 
     )
 
 
+def _under(curve: Curve, axis: Axis, view: View, references: References) -> float:
+    """The area under one run's curve; NaN where nothing lies between the base and the best gold, or it starts late."""
+    if not references.best > references.base or not view.cut(axis) > 0 or curve.cost(axis)[0] > 0:
+        return math.nan
+    return curve_area(
+        curve.cost(axis), curve.gold, budget=view.cut(axis), base=references.base, ceiling=references.best
+    )
+
+
 def _reason(curve: Curve) -> str:
     """Why a run is in no mean, where its status does not say it, and at what other learning rate it was."""
     rate = f"at {curve.factor:.2g} x the learning rate" if curve.part == "tuning" else ""
@@ -233,7 +260,7 @@ def _reason(curve: Curve) -> str:
 
 def _learned(gain: Estimate, floor: NoiseFloor | None) -> Learned:
     """Whether a change may be called a gain: five seeds, an interval clear of 0, and more than the noise floor."""
-    if gain.n < FEWEST:
+    if gain.n < FEWEST_SEEDS:
         return "too few seeds"
     if floor is not None and abs(gain.mean) <= floor.gold:
         return "within the noise floor"
@@ -264,43 +291,6 @@ _COUNTERS = {
     *COLUMNS.values(), "iteration", "images", "decodes", "trained_edges", "peak_memory_bytes", "diversity", "vendi",
     "base_distance",
 }  # fmt: skip
-
-
-def _contrasts(view: View) -> tuple[Contrast, ...]:
-    """Differences from the baseline in final gold, by seed; Holm's p over the primary ones decides those."""
-    if not view.baseline:
-        return ()
-    primary = view.primary
-    others = [*primary, *(label for label in view.labels if label not in (view.baseline, *primary))]
-    base = {curve.seed: curve.final("gold") for curve in view.of(view.baseline)}
-    found: dict[str, tuple[int, Paired]] = {}
-    for label in others:
-        own = {curve.seed: curve.final("gold") for curve in view.of(label)}
-        seeds = sorted(own.keys() & base.keys())
-        family = len(primary) if label in primary else 1
-        pair = paired([own[seed] for seed in seeds], [base[seed] for seed in seeds], family=family)
-        found[label] = (len(seeds), pair)
-    adjusted = dict(zip(primary, holm([found[label][1].p for label in primary]), strict=True))
-    return tuple(
-        Contrast(
-            label=label,
-            baseline=view.baseline,
-            primary=label in primary,
-            seeds=found[label][0],
-            result=found[label][1],
-            holm_p=adjusted.get(label, math.nan),
-            verdict=_verdict(*found[label], adjusted[label]) if label in primary else "exploratory",
-        )
-        for label in others
-    )
-
-
-def _verdict(seeds: int, result: Paired, holm_p: float) -> Verdict:
-    if seeds < FEWEST:
-        return "too few seeds"
-    if not holm_p < 0.05:
-        return "not shown to differ"
-    return "better" if result.difference.mean > 0 else "worse"
 
 
 def _axis(view: View, axis: Axis) -> AxisSummary:
@@ -366,6 +356,33 @@ def _tuning(view: View) -> tuple[Tuned, ...]:
         )
         for label, factor in sorted(keys)
     )
+
+
+def _choices(view: View) -> tuple[Chosen, ...]:
+    found = []
+    for choice in view.choices:
+        trials = [curve for curve in (*view.tuning, *view.unfinished) if _is_trial(curve, choice.label)]
+        gains = [gain for gain in choice.gains.values() if gain is not None]
+        found.append(
+            Chosen(
+                choice=choice,
+                rate=_rate(view, choice.label),
+                trials=len(trials),
+                nfe=sum(int(curve.column("nfe")[-1]) for curve in trials if len(curve.points)),
+                spread=max(gains) - min(gains) if gains else math.nan,
+            )
+        )
+    return tuple(found)
+
+
+def _is_trial(curve: Curve, label: str) -> bool:
+    return curve.part == "tuning" and curve.label == label
+
+
+def _rate(view: View, label: str) -> float:
+    rates = [curve.table("training").get("learning_rate") for curve in view.of(label)]
+    known = [float(rate) for rate in rates if isinstance(rate, int | float)]
+    return known[0] if known else math.nan
 
 
 def _plain(value: object) -> object:

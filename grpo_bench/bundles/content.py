@@ -14,15 +14,16 @@ import numpy as np
 from pydantic import JsonValue
 
 from grpo_bench.analysis.study import Floats, Study, studies_of
-from grpo_bench.analysis.summary import summarise, to_json
+from grpo_bench.analysis.summary import summaries, to_json
 from grpo_bench.bundles.layout import Limits, RunFigures, place_of
 from grpo_bench.bundles.possible import impossible, ranges_of
 from grpo_bench.errors import UserError
 from grpo_bench.store.names import clean_text
 from grpo_bench.store.points import check_points, parse_table
+from grpo_bench.store.prompt_scores import parse_prompt_scores
 from grpo_bench.store.reader import StoredRun, together
 from grpo_bench.store.record import parse_record
-from grpo_bench.store.run import CONFIG, POINTS, RECORD
+from grpo_bench.store.run import CONFIG, POINTS, PROMPT_SCORES, RECORD
 from grpo_bench.store.suite import SUFFIX, SuiteRecord, parse_suite
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Content:
     """By `FOLDER/STUDY/VIEW`."""
     rules_versions: tuple[int, ...]
     impossible: tuple[tuple[str, str], ...]
-    """What no run can have stored: `FOLDER/RUN`, and a sentence."""
+    """What no run can have stored: `FOLDER/RUN`, or for a choice `FOLDER/SUITE`, and a sentence."""
     unknown: tuple[str, ...]
     """Rewards that are not installed here, so that nobody knows which scores they can give."""
 
@@ -62,7 +63,7 @@ def content_of(files: Mapping[str, bytes], limits: Limits | None = None) -> Cont
     suites: dict[str, list[SuiteRecord]] = {}
     for name, data in sorted(files.items()):
         place = place_of(name)
-        if place is not None and place.kind in ("record", "points"):
+        if place is not None and place.kind in ("record", "points", "prompt scores"):
             runs.setdefault(place.folder, {}).setdefault(place.run, {})[place.file] = data
         elif place is not None and place.kind == "suite":
             suites.setdefault(place.folder, []).append(_suite(data, name))
@@ -78,7 +79,7 @@ def content_of(files: Mapping[str, bytes], limits: Limits | None = None) -> Cont
             one = read_run(own, f"{folder}/{run}", limits)
             if one.record.run != run:
                 raise UserError(f"{folder}/{run} holds another run's {RECORD} ({one.record.run})")
-            left -= one.points.size * max(1, uses[run])
+            left -= (one.points.size + one.prompt_scores.size) * max(1, uses[run])
             if left < 0:
                 raise UserError(
                     f"the runs up to {folder}/{run} have more than {limits.numbers:,} numbers, each counted "
@@ -90,12 +91,13 @@ def content_of(files: Mapping[str, bytes], limits: Limits | None = None) -> Cont
             versions.add(one.record.rules_version)
         found += studies_of(Path(folder), together(stored), suites.get(folder, []))
     views = {
-        f"{study.folder.name}/{study.name}/{view.name}": cast("dict[str, JsonValue]", to_json(summarise(view)))
+        f"{study.folder.name}/{study.name}/{summary.name}": cast("dict[str, JsonValue]", to_json(summary))
         for study in found
-        for view in study.views
+        for summary in summaries(study)
     }
     ranges = ranges_of(everything.values())
     odd = tuple((run, said) for run, one in everything.items() for said in impossible(one, ranges))
+    odd += tuple((f"{study.folder.name}/{study.name}", said) for study in found for said in study.contradictions)
     return Content(tuple(found), figures, views, tuple(sorted(versions)), odd, ranges.unknown)
 
 
@@ -115,13 +117,22 @@ def read_run(files: Mapping[str, bytes], name: str, limits: Limits | None = None
     config = _text(files[CONFIG], f"{name}/{CONFIG}")
     if any(line.count(".") > DOTS for line in config.split("\n")):
         raise UserError(f"{name}/{CONFIG} has a line of more than {DOTS:,} dots, which no config has")
-    if POINTS not in files:
-        return StoredRun(record, config, pd.DataFrame())
-    return StoredRun(record, config, _points(files[POINTS], f"{name}/{POINTS}", limits))
+    points, by_prompt = pd.DataFrame(), pd.DataFrame()
+    if POINTS in files:
+        path = Path(name, POINTS)
+        _check_packing(files[POINTS], path, limits.points, limits)
+        table = parse_table(files[POINTS], path)
+        check_points(table, path)
+        points = table.replace_schema_metadata(None).to_pandas()
+    if PROMPT_SCORES in files:
+        path = Path(name, PROMPT_SCORES)
+        _check_packing(files[PROMPT_SCORES], path, limits.prompt_scores, limits)
+        by_prompt = parse_prompt_scores(files[PROMPT_SCORES], path).replace_schema_metadata(None).to_pandas()
+    return StoredRun(record, config, points, by_prompt)
 
 
-def _points(data: bytes, name: str, limits: Limits) -> pd.DataFrame:
-    """Points from bytes that may be hostile: a small file can hold any number of rows, and any number of bytes in few.
+def _check_packing(data: bytes, name: Path, most: int, limits: Limits) -> None:
+    """Refuse a table, before it is read, that may be hostile: a small file can hold any number of rows and bytes.
 
     So columns must be packed by snappy, as this program packs them, which makes 64 bytes of 3 and no more, and no two
     of them may share their data.
@@ -136,21 +147,17 @@ def _points(data: bytes, name: str, limits: Limits) -> pd.DataFrame:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{name} is damaged ({clean_text(str(error), 80)})") from error
     rows = stored.num_rows
-    if rows > limits.points or len(schema) > COLUMNS or rows * len(schema) > limits.numbers:
+    if rows > most or len(schema) > COLUMNS or rows * len(schema) > limits.numbers:
         raise UserError(f"{name} is too large: {rows:,} rows of {len(schema):,} columns")
     if len(groups) > 1 or any(group.num_rows != rows for group in groups):
-        raise UserError(f"{name} is not stored as one group of rows, as grpo-bench stores points")
+        raise UserError(f"{name} is not stored as one group of rows, as grpo-bench stores tables")
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     packed = {column.compression for column in columns} <= {"SNAPPY", "UNCOMPRESSED"}
     if not packed or sum(column.total_compressed_size for column in columns) > len(data):
-        raise UserError(f"{name} is not packed as grpo-bench packs points: by snappy, each column for itself")
+        raise UserError(f"{name} is not packed as grpo-bench packs tables: by snappy, each column for itself")
     twice = [column for column, times in Counter(schema.names).items() if times > 1]
     if twice:
         raise UserError(f"{name} has a column twice: {clean_text(twice[0], 60)!r}")
-    table = parse_table(data, Path(name))
-    check_points(table, Path(name))
-    frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas()
-    return frame
 
 
 def _means(points: pd.DataFrame) -> RunFigures:

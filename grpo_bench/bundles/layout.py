@@ -2,7 +2,7 @@
 
 MANIFEST.json                              what is in it, and the figures
 FOLDER/NAME.suite.json                     a suite
-FOLDER/RUN/config.toml, run.json, points.parquet, scores.parquet
+FOLDER/RUN/config.toml, run.json, points.parquet, prompt_scores.parquet, scores.parquet
 FOLDER/RUN/images/prompts.json             what the images were drawn for
 FOLDER/RUN/images/panel-000123/index.json, 000.png
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from grpo_bench.store.names import NAME_PATTERN
-from grpo_bench.store.run import CONFIG, POINTS, RECORD, SCORES
+from grpo_bench.store.run import CONFIG, POINTS, PROMPT_SCORES, RECORD, SCORES
 
 MANIFEST = "MANIFEST.json"
 FORMAT_VERSION = 1
@@ -27,16 +27,18 @@ _PATTERNS = {
     "suite": rf"(?P<folder>{NAME_PATTERN})/(?P<file>{NAME_PATTERN}\.suite\.json)",
     "record": rf"{_RUN}/(?P<file>{re.escape(CONFIG)}|{re.escape(RECORD)})",
     "points": rf"{_RUN}/(?P<file>{re.escape(POINTS)})",
+    "prompt scores": rf"{_RUN}/(?P<file>{re.escape(PROMPT_SCORES)})",
     "scores": rf"{_RUN}/(?P<file>{re.escape(SCORES)})",
     "prompts": rf"{_RUN}/images/(?P<file>prompts\.json)",
     "picture": rf"{_RUN}/images/panel-\d{{6,12}}/(?P<file>index\.json|\d{{3}}\.png)",
 }
 _KINDS = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}
 _MEGABYTE = 1_000_000
-_LARGEST = {"manifest": 24, "suite": 4, "record": 0.5, "points": 16, "scores": 16, "prompts": 16, "picture": 64}
+_LARGEST = {"manifest": 24, "suite": 4, "record": 0.5, "points": 16, "prompt scores": 16, "scores": 16,
+            "prompts": 16, "picture": 64}  # fmt: skip
 TEXTS = ("manifest", "suite", "record")
 """Kinds that are parsed, which takes many times their bytes of memory."""
-READ = (*TEXTS, "points")
+READ = (*TEXTS, "points", "prompt scores")
 """Kinds that figures are made of; of the others only sizes and hashes are looked at."""
 
 
@@ -55,8 +57,10 @@ class Limits:
     """Bytes of all entries in TEXTS together."""
     points: int = 100_000
     """Rows of one run."""
+    prompt_scores: int = 1_000_000
+    """Rows of one run's prompts' scores."""
     numbers: int = 20_000_000
-    """Values in the points of all runs together, counted once for each suite that a run is in."""
+    """Values in the points and prompts' scores of all runs together, counted once for each suite that a run is in."""
 
 
 @dataclass(frozen=True)

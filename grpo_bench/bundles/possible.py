@@ -59,7 +59,7 @@ def impossible(run: StoredRun, ranges: Ranges) -> tuple[str, ...]:
     points = _Points(run)
     if not points.count:
         return ()
-    rules = (_counters, _beginning, _sums, _iterations, _grid, _end, _scores, _shares)
+    rules = (_counters, _beginning, _sums, _iterations, _grid, _end, _scores, _shares, _by_prompt)
     return tuple(said for rule in rules for said in rule(points)) + tuple(_ranges(points, ranges))
 
 
@@ -68,6 +68,7 @@ class _Points:
 
     def __init__(self, run: StoredRun) -> None:
         self._frame, self.record, self.count = run.points, run.record, len(run.points)
+        self.prompt_scores = run.prompt_scores
         try:
             self._config = tomllib.loads(run.config or "")
         except (ValueError, RecursionError):
@@ -255,6 +256,25 @@ def _shares(points: _Points) -> Iterator[str]:
     for name in points.names():
         if name.startswith(("zero_spread", "clipped")):
             yield from _share(points, name, points.column(name))
+
+
+def _by_prompt(points: _Points) -> Iterator[str]:
+    """What the prompts scored under the first noise has each point's own score as its mean."""
+    scores = points.prompt_scores
+    if not len(scores):
+        return
+    first = scores[scores["noise"] == 0].groupby("iteration").mean()
+    for name in (column for column in map(str, first.columns) if f"reward/{column}" in points.names()):
+        mean = first[name].reindex(points.column("iteration")).to_numpy(np.float64)
+        yield from _mean_of_prompts(points, f"reward/{name}", points.column(f"reward/{name}"), mean)
+
+
+def _mean_of_prompts(points: _Points, name: str, have: Floats, mean: Floats) -> Iterator[str]:
+    # Single precision, in which prompts' scores are stored.
+    yield from points.broken(
+        ~np.isclose(have, mean, rtol=1e-5, atol=1e-6),
+        lambda at: f"{name} is {have[at]:.6g}, and its prompts' scores have the mean {mean[at]:.6g}",
+    )
 
 
 def _share(points: _Points, name: str, value: Floats) -> Iterator[str]:

@@ -24,7 +24,7 @@ from grpo_bench.bundles.layout import FORMAT_VERSION, MANIFEST, TEXTS, EntryReco
 from grpo_bench.errors import UserError
 from grpo_bench.store.atomic import write_bytes
 from grpo_bench.store.names import NAME_PATTERN, clean_text
-from grpo_bench.store.run import CONFIG, POINTS, RECORD, SCORES, run_names
+from grpo_bench.store.run import CONFIG, POINTS, PROMPT_SCORES, RECORD, SCORES, run_names
 from grpo_bench.store.suite import SUFFIX, read_suite, suite_files
 
 Images = Literal["median", "all", "none"]
@@ -80,7 +80,7 @@ def write_bundle(folder: Path, path: Path, images: Images = "median") -> Bundled
     write_bytes(path, data, "the bundle")
     pictures = sum(name.endswith(".png") for name in files)
     digest = hashlib.sha256(data).hexdigest()
-    odd = tuple(f"{sources[run]}: {said}" for run, said in content.impossible)
+    odd = tuple(f"{sources.get(where, where)}: {said}" for where, said in content.impossible)
     return Bundled(path, digest, len(data), len(files) + 1, len(sources), pictures, tuple(skipped), odd)
 
 
@@ -94,7 +94,7 @@ def _take(place: Path, name: str, files: dict[str, bytes], sources: dict[str, Pa
         except UserError as error:
             skipped.append(str(error))
     for run in run_names(place):
-        paths = {file: place / run / file for file in (CONFIG, RECORD, POINTS, SCORES)}
+        paths = {file: place / run / file for file in (CONFIG, RECORD, POINTS, PROMPT_SCORES, SCORES)}
         own = {file: _read(where) for file, where in paths.items() if where.is_file()}
         try:
             record = read_run(own, str(place / run)).record

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from grpo_bench.analysis.summary import ViewSummary
     from grpo_bench.forest.sketch import Sketch
 
-    Summarised = tuple[Study, list[ViewSummary]]
+    Summarised = tuple[Study, Sequence[ViewSummary]]
 
 
 MOST_PROCESSES = 8
@@ -52,7 +52,7 @@ def pareto(
 ) -> None:
     """Say who is on the Pareto frontier and how sure that is, and draw it over every cost."""
     from grpo_bench.analysis.study import studies
-    from grpo_bench.analysis.summary import summarise
+    from grpo_bench.analysis.summary import summaries
     from grpo_bench.store.names import clean_text
     from grpo_bench.store.run import PLOTS
     from grpo_bench.terminal.waiting import waiting
@@ -62,7 +62,7 @@ def pareto(
     with ExitStack() as stack:
         pool = None if references else stack.enter_context(_processes())
         with waiting("reading the runs", quiet=json):
-            found = [(study, [summarise(view) for view in study.views]) for study in studies(folder)]
+            found = [(study, summaries(study)) for study in studies(folder)]
         if references:
             typer.echo(_references([view for study, _ in found for view in study.views]), nl=False)
             return

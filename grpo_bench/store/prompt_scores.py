@@ -51,7 +51,7 @@ def encode(table: pa.Table) -> bytes:
 
     sink = io.BytesIO()
     named = table.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
-    parquet.write_table(named, sink, compression="zstd")
+    parquet.write_table(named, sink)
     return sink.getvalue()
 
 

@@ -30,6 +30,8 @@ class Runs:
     """One sentence for each folder that is no whole run, and for each run whose held-out scores cannot be read."""
     configs: Mapping[str, str]
     """The text of config.toml by run; of a run without one, nothing."""
+    prompt_scores: Mapping[str, pd.DataFrame]
+    """What each held-out prompt scored, by run; of a run made before that was stored, nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class StoredRun:
     record: RunRecord
     config: str | None
     points: pd.DataFrame
+    prompt_scores: pd.DataFrame
+    """Empty where there are none."""
 
 
 def read_runs(results: Path) -> Runs:
@@ -48,12 +52,12 @@ def read_runs(results: Path) -> Runs:
     for name in run_names(results):
         store = RunStore(results / name)
         try:
-            record, points = store.record, store.points()
+            record, points, by_prompt = store.record, store.points(), store.prompt_scores()
         except UserError as error:
             skipped.append(str(error))
             continue
         points = _with_held_out(store, points, skipped) if len(points) else points
-        found.append(StoredRun(record, _config(store), points))
+        found.append(StoredRun(record, _config(store), points, by_prompt))
     return together(found, skipped)
 
 
@@ -68,7 +72,8 @@ def together(found: Iterable[StoredRun], skipped: Iterable[str] = ()) -> Runs:
             frames.append(pd.concat([pd.DataFrame(columns, index=run.points.index), run.points], axis=1))
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(RUN_COLUMNS))
     configs = {run.record.run: run.config for run in runs if run.config is not None}
-    return Runs(tuple(run.record for run in runs), table, tuple(skipped), configs)
+    by_prompt = {run.record.run: run.prompt_scores for run in runs if len(run.prompt_scores)}
+    return Runs(tuple(run.record for run in runs), table, tuple(skipped), configs, by_prompt)
 
 
 def _config(store: RunStore) -> str | None:

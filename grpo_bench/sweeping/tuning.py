@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_bench.analysis.rate import Choice, Gain, Trial, choose, next_factors, spread
-from grpo_bench.analysis.trial import gain
+from grpo_bench.analysis.axes import BUDGETS
+from grpo_bench.analysis.by_prompt import by_prompt
+from grpo_bench.analysis.choices import choice_record
+from grpo_bench.analysis.rate import Gain, Trial, next_factors
 from grpo_bench.config import RunConfig
 from grpo_bench.errors import UserError
 from grpo_bench.registry import WORKLOADS
@@ -105,8 +106,9 @@ def _tune(
         cells += [cell for cell in own if cell.run not in there]
         if next_factors(gold, tuning.seeds):
             return _Tuned(tuple(cells), tuple(choices), None, factors, pending=True)
-        choice = choose(gold, tuning.seeds)
-        choices.append(_record(key, setting, choice, choose(proxy, tuning.seeds), spread(gold, tuning.seeds)))
+        workload, reward, _ = key
+        choice = choice_record(label, workload, reward, setting, gold, proxy)
+        choices.append(choice)
         if choice.factor is None:
             return _Tuned(tuple(cells), tuple(choices), None, factors, pending=False)
         config, factors = scaled(config, setting, choice.factor), {**factors, setting: choice.factor}
@@ -160,28 +162,16 @@ def _gained(results: Path, cell: Cell) -> tuple[Gain, Gain] | None:
         return None
     store, config = RunStore(results / cell.run), cell.config
     try:
-        read = partial(gain, store.rows(), store.prompt_scores(), kind=config.budget_kind, budget=config.budget_amount)
-        return read(weights=_gold(config)), read(weights=config.reward.weights)
+        rows, scores = store.rows(), store.prompt_scores()
+        iterations = [int(row["iteration"] or 0) for row in rows]
+        cost_M = [float(row[BUDGETS[config.budget_kind]] or 0) for row in rows]
+        gold, proxy = (
+            by_prompt(scores, weights, iterations, cost_M, config.budget_amount).gain
+            for weights in (_gold(config), config.reward.weights)
+        )
+        return gold, proxy
     except UserError as error:
         raise UserError(f"the trial {cell.run} cannot be read: {error}") from error
-
-
-def _record(
-    key: tuple[str, str, str], setting: str, choice: Choice, proxy: Choice, gains: Mapping[float, float]
-) -> ChoiceRecord:
-    workload, reward, label = key
-    return ChoiceRecord(
-        label=label,
-        workload=workload,
-        reward=reward,
-        setting=setting,
-        factor=choice.factor,
-        best=choice.best,
-        bracketed=choice.bracketed,
-        reason=choice.reason,
-        proxy_factor=proxy.factor,
-        gains={f"{factor:.6g}": None if mean == float("-inf") else mean for factor, mean in gains.items()},
-    )
 
 
 def _check(suite: Suite, tuning: Tuning, lines: Lines) -> None:

@@ -13,7 +13,7 @@ from grpo_bench.analysis.axes import TITLES, Axis
 from grpo_bench.analysis.coverage import measured_coverage
 from grpo_bench.analysis.report.verdict import below_floor
 from grpo_bench.analysis.report.words import many
-from grpo_bench.analysis.summary import FEWEST
+from grpo_bench.analysis.words import FEWEST_SEEDS
 from grpo_bench.terminal.tables import stdout_console
 from grpo_bench.terminal.text import NOTHING, count, duration, plain
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from grpo_bench.analysis.contrasts import Contrast
     from grpo_bench.analysis.statistics import Estimate
     from grpo_bench.analysis.study import Study
-    from grpo_bench.analysis.summary import AxisSummary, Contrast, MethodSummary, Stretch, ViewSummary
+    from grpo_bench.analysis.summary import AxisSummary, MethodSummary, Stretch, ViewSummary
 
 WIDTH = 160
 WORDS = {
@@ -66,7 +67,9 @@ def _print_view(summary: ViewSummary, axis: Axis, console: Console) -> None:
         if summary.contrasts:
             _print_table(f"Gold at the full budget less {summary.baseline}'s, by seed", _contrasts(summary), console)
         _print_table("Gold, held out, at the last point", _gains(summary.methods), console)
-        _print_table(f"Hypervolume over {axis}, and what was spent (medians)", _costs(summary, axis), console)
+        _print_table(f"Area under the curve over {axis}, and what was spent (medians)", _costs(summary, axis), console)
+        if summary.choices:
+            _print_table("Every label at the learning rate that its own trials chose", _rates(summary), console)
     for line in (*qualifications(summary, axis), *ended_lines(summary)):
         console.print(plain(line, "dim"), soft_wrap=True)
 
@@ -91,9 +94,14 @@ def _decided(summary: ViewSummary) -> list[str]:
     base = primary[0].baseline
     groups = {
         "better": f"Better than {base} in gold at the full budget",
+        "better, correctness not shown": f"Better than {base}, and not shown to be more often correct",
+        "better in appeal only": f"Better than {base} in appeal only",
         "worse": f"Worse than {base} in gold at the full budget",
+        "no difference that matters": f"No difference from {base} that matters (margin {primary[0].margin:.3f})",
         "not shown to differ": f"Not shown to differ from {base}",
-        "too few seeds": f"Too few seeds to compare with {base} (fewer than {FEWEST} in common)",
+        "rate not bracketed": f"No verdict against {base}, since a rate was not bracketed",
+        "too few seeds": f"Too few seeds to compare with {base} (fewer than {FEWEST_SEEDS} in common)",
+        "exploratory": f"One learning rate for all decides nothing (RULES.md, section 3); less {base}",
     }
     lines = []
     for word, sentence in groups.items():
@@ -105,7 +113,7 @@ def _decided(summary: ViewSummary) -> list[str]:
 
 def _named(contrast: Contrast) -> str:
     p = "" if math.isnan(contrast.holm_p) else f", Holm's p {_p(contrast.holm_p)}"
-    return f"{contrast.label} ({_signed(contrast.result.difference.mean)}{p})"
+    return f"{contrast.label} ({_signed(contrast.difference.mean)}{p})"
 
 
 def _stretch(stretch: Stretch, axis: Axis) -> str:
@@ -127,17 +135,19 @@ def _leaders(found: AxisSummary) -> str:
 
 
 def _contrasts(summary: ViewSummary) -> Table:
-    numbers = ("seeds", "difference [95%]", "[Bonferroni]", "Holm's p", "permutation p (floor)", "correlation")
+    other = "these prompts, this noise" if any(one.two_way for one in summary.contrasts) else "Bonferroni"
+    numbers = ("seeds", "difference [95%]", f"[{other}]", "Holm's p", "permutation p (floor)", "correlation")
     table = _table(*numbers, word="verdict")
     for one in summary.contrasts:
         result = one.result
-        low, high = result.bonferroni
-        wide = f"[{_signed(low)}, {_signed(high)}]" if one.primary and not math.isnan(low) else NOTHING
+        low, high = result.bonferroni if one.two_way is None else (result.difference.low, result.difference.high)
+        shown = one.primary or one.two_way is not None
+        wide = f"[{_signed(low)}, {_signed(high)}]" if shown and not math.isnan(low) else NOTHING
         floor = NOTHING
         if not math.isnan(result.permutation_p):
             floor = f"{_p(result.permutation_p)} ({_p(result.permutation_floor)})"
         cells = (
-            str(one.seeds), _bracket(result.difference, signed=True), wide, _p(one.holm_p), floor,
+            str(one.seeds), _bracket(one.difference, signed=True), wide, _p(one.holm_p), floor,
             _number(result.correlation, 2),
         )  # fmt: skip
         verdict = Text(one.verdict, style=WORDS.get(one.verdict, ""))
@@ -155,18 +165,39 @@ def _gains(methods: Sequence[MethodSummary]) -> Table:
 
 
 def _costs(summary: ViewSummary, axis: Axis) -> Table:
-    """Hypervolume over the axis, and what the runs spent."""
+    """The area under the curve over the axis, and what the runs spent."""
     compared = [f"less {summary.baseline}'s [95%]"] if summary.baseline else []
-    table = _table("hypervolume [95%]", *compared, "nfe", "reward calls", "updates", "seconds")
+    table = _table("area [95%]", *compared, "nfe", "reward calls", "updates", "seconds")
     for one in summary.methods:
-        cells = [_bracket(one.hypervolume[axis]) if axis in one.hypervolume else NOTHING]
+        cells = [_bracket(one.area[axis]) if axis in one.area else NOTHING]
         if summary.baseline:
-            difference = one.hypervolume_difference.get(axis)
+            difference = one.area_difference.get(axis)
             cells.append(_bracket(difference, signed=True) if difference else NOTHING)
         cells += [count(one.costs.get(name, math.nan)) for name in ("nfe", "reward_calls", "updates")]
         cells.append(duration(one.costs["seconds"]) if "seconds" in one.costs else "shared")
         table.add_row(plain(one.label, limit=64), *map(Text, cells))
     return table
+
+
+def _rates(summary: ViewSummary) -> Table:
+    """What each label's trials chose, what the proxy alone would have, and how sensitive the label is to its rate."""
+    table = _table("rate", "factor", "by the proxy", "gain of the best", "of x1", "least", "trials", "nfe", word="")
+    for one in summary.choices:
+        choice = one.choice
+        gains = {float(factor): gain for factor, gain in choice.gains.items() if gain is not None}
+        best = math.nan if choice.best is None else gains.get(float(f"{choice.best:.6g}"), math.nan)
+        cells = (
+            f"{one.rate:.3g}" if math.isfinite(one.rate) else NOTHING,
+            _factor(choice.factor) if choice.bracketed else f"{_factor(choice.factor)} (not bracketed)",
+            _factor(choice.proxy_factor), _signed(best), _signed(gains.get(1.0, math.nan)),
+            _signed(min(gains.values(), default=math.nan)), str(one.trials), count(one.nfe),
+        )  # fmt: skip
+        table.add_row(plain(choice.label, limit=64), *map(Text, cells))
+    return table
+
+
+def _factor(factor: float | None) -> str:
+    return NOTHING if factor is None else f"{factor:.3g}"
 
 
 def qualifications(summary: ViewSummary, axis: Axis) -> list[str]:
@@ -191,7 +222,7 @@ def qualifications(summary: ViewSummary, axis: Axis) -> list[str]:
             "is called a gain."
         )
         lines += [line for line in (below_floor(summary),) if line]
-    elif summary.methods:
+    elif summary.methods and not any(one.two_way for one in summary.contrasts):
         lines.append("Noise floor: not measured; it takes evaluations of the untrained base under other noise.")
     lines += _coverage(summary)
     if summary.methods and not summary.frozen:

@@ -50,6 +50,8 @@ class Contrasts:
     title: str
     baseline: str
     floor: float
+    two_way: bool
+    """Whether the intervals hold for other seeds and other prompts; else over seeds alone."""
     differences: tuple[Difference, ...]
 
 
@@ -60,14 +62,12 @@ def collect(summary: ViewSummary, title: str) -> Contrasts | None:
         return None
     differences = []
     for one in found:
-        result = one.result
-        wide = result.bonferroni if one.primary else (math.nan, math.nan)
-        near = (result.difference.low, result.difference.high)
-        differences.append(
-            Difference(one.label, one.primary, one.seeds, result.difference.mean, near, wide, one.holm_p)
-        )
+        wide = one.result.bonferroni if one.primary and one.two_way is None else (math.nan, math.nan)
+        near = (one.difference.low, one.difference.high)
+        differences.append(Difference(one.label, one.primary, one.seeds, one.difference.mean, near, wide, one.holm_p))
     floor = summary.floor.gold if summary.floor else math.nan
-    return Contrasts(title, summary.baseline, floor, tuple(differences))
+    two_way = any(one.two_way for one in found)
+    return Contrasts(title, summary.baseline, floor, two_way, tuple(differences))
 
 
 def draw(data: Contrasts, styles: Styles) -> Figure:
@@ -94,8 +94,8 @@ def draw(data: Contrasts, styles: Styles) -> Figure:
         drawn.text(WIDTH - RIGHT, line, str(one.seeds), size=SMALL, colour=colour, align="right")
     below = top + tall + 15
     drawn.text(NAMES + width / 2, below, f"gold less {data.baseline}'s, seed by seed", align="center")
-    words = ["thick: 95% interval, unadjusted"]
-    if primary:
+    words = ["95% interval, for other seeds and prompts" if data.two_way else "thick: 95% interval, unadjusted"]
+    if primary and not data.two_way:
         words.append(f"thin: Bonferroni's for {primary} contrast{'s' if primary > 1 else ''}")
     drawn.text(WIDTH / 2, below + LINE + 2, "; ".join(words), size=SMALL - 0.5, colour=QUIET, align="center")
     if data.floor == data.floor:

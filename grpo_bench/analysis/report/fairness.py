@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from grpo_bench.analysis.diagnosis import by_step
 from grpo_bench.analysis.report.words import NOTHING, Cell, Head, Table, amount, clean
 from grpo_bench.analysis.study import Curve, View
 from grpo_bench.analysis.summary import ViewSummary
@@ -33,6 +34,7 @@ _COUNTERS: tuple[tuple[str, str, str], ...] = (
     ("reward calls", "reward_calls", "Images scored in training"),
     ("nfe", "nfe", "Rollout + reference + 3 × train: what the budget counts"),
 )
+_CLIPPED = ("clipped", "clipped", "Edges outside the ratio clip, in per cent by step of the schedule")
 SHARED_RULE = "shared rule"
 
 
@@ -47,7 +49,7 @@ class Card:
 
 def card(view: View, summary: ViewSummary) -> Card:
     """One row a label: its settings, then the counters of its last point (median over seeds)."""
-    heads = [Head(name, title) for name, _, title in (*_SETTINGS, *_COUNTERS)]
+    heads = [Head(name, title) for name, _, title in (*_SETTINGS, *_COUNTERS, _CLIPPED)]
     rows = {label: _row(view, summary, label) for label in view.labels}
     base = rows.get(view.baseline)
     cells = {label: _against(row, base) for label, row in rows.items()}
@@ -72,7 +74,13 @@ def _row(view: View, summary: ViewSummary, label: str) -> list[tuple[str, float 
     for _, column, _ in _COUNTERS:
         value = costs.get(column, math.nan)
         row.append((amount(value), value if math.isfinite(value) else None))
-    return row
+    return [*row, _clipped(curves)]
+
+
+def _clipped(curves: tuple[Curve, ...]) -> tuple[str, float | None]:
+    shares = by_step(curves, "clipped")
+    text = " ".join(f"{step}: {100 * share:.0f}" for step, share in shares.items())
+    return text or NOTHING, max(shares.values(), default=None)
 
 
 def _setting(curves: tuple[Curve, ...], key: str, costs: dict[str, float]) -> tuple[str, float | None]:

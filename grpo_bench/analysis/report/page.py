@@ -23,7 +23,7 @@ from grpo_bench.analysis.report.images import MOST_BYTES, Gallery, gallery
 from grpo_bench.analysis.report.samples import samples
 from grpo_bench.analysis.report.words import Table, amount, clean, many
 from grpo_bench.analysis.study import Study, View, studies
-from grpo_bench.analysis.summary import ViewSummary, summarise
+from grpo_bench.analysis.summary import ViewSummary, summaries
 from grpo_bench.palette import Style
 from grpo_bench.store.atomic import write_text
 
@@ -47,6 +47,7 @@ class ViewPart:
     methods: Table
     equal_cost: Table
     fairness: fairness.Card
+    rates: Table | None
     tuning: tuple[Table, Table] | None
     ended: Table
     images: Gallery
@@ -82,13 +83,13 @@ def write_report(folder: Path, output: Path) -> int:
 def render(found: Sequence[Study]) -> str:
     """The page as HTML."""
     drawn = styles(found)
-    summaries = [[summarise(view) for view in study.views] for study in found]
+    figures = [summaries(study) for study in found]
     share = MOST_BYTES // max(1, sum(len(study.views) for study in found))
-    parts = [_study(place, study, summaries[place], share) for place, study in enumerate(found)]
+    parts = [_study(place, study, figures[place], share) for place, study in enumerate(found)]
     data: Json = {
         part.anchor: view_data(view, summary, drawn)
         for place, study in enumerate(found)
-        for part, view, summary in zip(parts[place].views, study.views, summaries[place], strict=True)
+        for part, view, summary in zip(parts[place].views, study.views, figures[place], strict=True)
     }
     sheets = [_read("report.css") + _ink(drawn), _read("plotly.css")]
     scripts = [_plotly(), "\n".join(_read(name) for name in SCRIPTS)]
@@ -159,6 +160,7 @@ def _view(anchor: str, view: View, summary: ViewSummary, share: int) -> ViewPart
         methods=tables.methods(summary),
         equal_cost=tables.equal_cost(summary),
         fairness=fairness.card(view, summary),
+        rates=tables.rates(summary),
         tuning=tables.tuning(summary),
         ended=tables.ended(summary),
         images=gallery(view, share),

@@ -21,7 +21,7 @@ from grpo_bench.analysis.report.words import (
     score,
     span,
 )
-from grpo_bench.analysis.summary import MethodSummary, ViewSummary
+from grpo_bench.analysis.summary import Chosen, MethodSummary, ViewSummary
 from grpo_bench.analysis.targets import Reached
 
 
@@ -42,7 +42,7 @@ def methods(summary: ViewSummary) -> Table:
         ),
         Head(f"less {against}", "Difference in final gold, seed by seed"),
         Head("verdict", "Of a primary contrast, by Holm's p; all else is exploratory", numeric=False),
-        Head("hypervolume", f"Share of the box of {UNITS[axis]} and gold that one seed's curve dominates"),
+        Head("area", f"Under one seed's curve of gold over {UNITS[axis]}: 0 at the base all along, 1 at the best gold"),
         *(
             Head(f"{UNITS[axis]} to {goal}%", f"Median cost of reaching {goal}% of the baseline's gain; seeds that did")
             for goal in goals
@@ -65,9 +65,9 @@ def _method(summary: ViewSummary, method: MethodSummary, axis: Axis, goals: list
         estimate(method.gold),
         estimate(method.gain, signed=True),
         Cell(method.learned),
-        estimate(contrast.result.difference, signed=True) if contrast else nothing,
+        estimate(contrast.difference, signed=True) if contrast else nothing,
         Cell(contrast.verdict, _p(contrast.holm_p)) if contrast else nothing,
-        estimate(method.hypervolume[axis]) if axis in method.hypervolume else nothing,
+        estimate(method.area[axis]) if axis in method.area else nothing,
         *(_reached(method.targets[goal].get(axis)) for goal in goals),
         estimate(method.proxy_gain, signed=True),
         _cost(method, "diversity"),
@@ -93,6 +93,7 @@ def _cost(method: MethodSummary, column: str) -> Cell:
 
 def contrasts(summary: ViewSummary) -> Table:
     """Every difference from the baseline with all that decides it; the primary ones first."""
+    two_way = any(one.two_way for one in summary.contrasts)
     heads = (
         Head("method", numeric=False),
         Head(
@@ -102,26 +103,31 @@ def contrasts(summary: ViewSummary) -> Table:
         ),
         Head("seeds", "Seeds that both have"),
         Head("difference", "Mean over seeds of final gold less the baseline's"),
-        Head("95% interval", "Unadjusted, of the paired difference"),
-        Head("Bonferroni", "The interval at 1 - 0.05 / number of primary contrasts: all of them hold together"),
-        Head("Holm's p", "Paired t-test, adjusted over the primary contrasts: it decides; below it, unadjusted"),
+        Head(
+            "95% interval", "For other seeds and other prompts" if two_way else "Unadjusted, of the paired difference"
+        ),
+        Head("these prompts, this noise", "The t interval over seeds alone")
+        if two_way
+        else Head("Bonferroni", "The interval at 1 - 0.05 / number of primary contrasts: all of them hold together"),
+        Head("Holm's p", "Adjusted over the primary contrasts: it decides; below it, unadjusted"),
         Head("permutation p", "Sign flips; below it, the least it can be with so many seeds"),
         Head("correlation", "Of the two over seeds: what the pairing bought"),
     )
     rows = []
     for one in summary.contrasts:
-        pair = one.result
+        pair, found = one.result, one.difference
         floor = pair.permutation_floor
+        over_seeds = (pair.difference.low, pair.difference.high)
+        wide = over_seeds if two_way else pair.bonferroni if one.primary else (math.nan, math.nan)
         rows.append(
             (
                 Cell(one.label),
                 Cell(one.verdict, "primary" if one.primary else ""),
                 number(one.seeds, str(one.seeds)),
-                number(pair.difference.mean, change(pair.difference.mean)),
-                Cell(span(pair.difference.low, pair.difference.high, signed=True) or NOTHING, "",
-                     finite(pair.difference.low)),
-                Cell(span(*pair.bonferroni, signed=True) if one.primary else NOTHING, "", finite(pair.bonferroni[0])),
-                Cell(p_value(one.holm_p), f"unadjusted {p_value(pair.p)}", finite(one.holm_p)),
+                number(found.mean, change(found.mean)),
+                Cell(span(found.low, found.high, signed=True) or NOTHING, "", finite(found.low)),
+                Cell(span(*wide, signed=True) or NOTHING, "", finite(wide[0])),
+                Cell(p_value(one.holm_p), f"unadjusted {p_value(one.p)}", finite(one.holm_p)),
                 Cell(p_value(pair.permutation_p), f"floor {p_value(floor)}", finite(pair.permutation_p)),
                 number(pair.correlation, correlation(pair.correlation)),
             )
@@ -212,6 +218,46 @@ def tuning(summary: ViewSummary) -> tuple[Table, Table] | None:
     return by_rate, _rankings(labels, factors, {key: gain.mean for key, gain in gains.items()})
 
 
+def rates(summary: ViewSummary) -> Table | None:
+    """What each label's trials chose, and how sensitive it is to its rate; None where nothing was tuned."""
+    if not summary.choices:
+        return None
+    heads = (
+        Head("method", numeric=False),
+        Head("learning rate", "Of the reported runs"),
+        Head(
+            "factor", "On the workload's own rate: the vertex of the parabola through the best trial and its neighbours"
+        ),
+        Head("bracketed", "Whether the best trial has a neighbour on either side; else no verdict rests on it"),
+        Head("by the proxy", "The factor that the proxy alone would have chosen"),
+        Head("best gain", "In gold, of the factors that were tried: mean over tuning seeds, on tuning prompts"),
+        Head("at × 1", "The same at the workload's own rate"),
+        Head("spread", "Best less least: how sensitive the method is to its rate"),
+        Head("trials", "Runs that were made to choose; below, what they spent"),
+    )
+    return Table(
+        "Every label at the learning rate that its own trials chose", heads, tuple(map(_rate, summary.choices))
+    )
+
+
+def _rate(one: Chosen) -> tuple[Cell, ...]:
+    choice = one.choice
+    gains = {float(factor): gain for factor, gain in choice.gains.items() if gain is not None}
+    best, shared = max(gains.values(), default=math.nan), gains.get(1.0, math.nan)
+    factor, proxy = ((f"{value:.3g}" if value else NOTHING) for value in (choice.factor, choice.proxy_factor))
+    return (
+        Cell(choice.label),
+        number(one.rate, f"{one.rate:.3g}"),
+        Cell(factor, f"best tried {choice.best:.3g}" if choice.best else "", choice.factor),
+        Cell("yes" if choice.bracketed else "no"),
+        Cell(proxy, "", choice.proxy_factor),
+        number(best, change(best)),
+        number(shared, change(shared)),
+        number(one.spread, score(one.spread)),
+        Cell(str(one.trials), f"{amount(one.nfe)} nfe", one.trials),
+    )
+
+
 def _rankings(labels: list[str], factors: list[float], gain: dict[tuple[str, float], float]) -> Table:
     """Place by place: who it is at the shared rate, and who where each has the rate that suits it."""
     shared = {label: gain[label, 1.0] for label in labels if (label, 1.0) in gain}
@@ -266,8 +312,10 @@ DEFINITIONS = (
     ("proxy", "The reward that was trained on, on the same images."),
     ("gain", "Gold at the last point less gold of the untrained base, seed by seed."),
     ("95% interval", "A t interval over seeds; what it was measured to cover is stated with the verdict."),
-    ("hypervolume", "The share of the box from cost 0 to the reference cost and from the base's gold to the best that "
-                    "one seed's curve dominates, at 20 costs; mean over seeds. Seeds are never pooled into one front."),
+    ("area", "The mean height of one seed's curve of gold over a cost, read at 20 costs: 0 at the base's gold all "
+             "along, 1 at the best gold all along, without a running maximum; mean over seeds."),
+    ("tuned", "Each label runs at the learning rate that its own trials chose, on seeds and prompts that no figure "
+              "but the table of rates shows. Differences hold for other seeds and other prompts (two-way interval)."),
     ("attained by at least k of n seeds", "The highest gold that at least k seeds had reached at no more than that "
                                           "cost: an attainment surface, not a confidence band."),
     ("cost to 50% or 90%", "Where a seed's curve first passes that share of the baseline's gain and the next point "

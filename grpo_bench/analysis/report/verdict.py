@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grpo_bench.analysis.axes import Axis
+from grpo_bench.analysis.contrasts import Contrast
 from grpo_bench.analysis.coverage import measured_coverage
 from grpo_bench.analysis.report.words import amount, change, clean, listed, p_value, score, span
-from grpo_bench.analysis.summary import FEWEST, AxisSummary, Contrast, Stretch, ViewSummary
+from grpo_bench.analysis.summary import AxisSummary, Stretch, ViewSummary
+from grpo_bench.analysis.words import FEWEST_SEEDS
 
 UNITS: dict[Axis, str] = {
     "nfe": "nfe",
@@ -62,21 +64,41 @@ def seeds_ahead(stretch: Stretch) -> str:
     return f"{stretch.ahead} of {stretch.seeds} seeds" if stretch.seeds != 1 else f"{stretch.ahead} of 1 seed"
 
 
+WORDS: dict[str, tuple[str, str]] = {
+    "better": ("is better than", ""),
+    "better, correctness not shown": ("is better than", "and is not shown to be more often correct"),
+    "better in appeal only": ("is better than", "in appeal only"),
+    "worse": ("is worse than", ""),
+    "no difference that matters": ("shows no difference that matters from", ""),
+    "not shown to differ": ("is not shown to differ from", ""),
+}
+"""What stands before the baseline's name and after it, by verdict."""
+
+
 def contrast_sentence(contrast: Contrast) -> str:
     """One primary contrast and its verdict."""
-    label, baseline, pair = contrast.label, contrast.baseline, contrast.result
-    difference = f"{change(pair.difference.mean)} gold at the full budget"
+    label, baseline, found = contrast.label, contrast.baseline, contrast.difference
+    difference = f"{change(found.mean)} gold at the full budget"
     if contrast.verdict == "too few seeds":
         return (
             f"{label} against {baseline}: {difference} over {contrast.seeds} common seeds, too few for a verdict "
-            f"({FEWEST} are needed)."
+            f"({FEWEST_SEEDS} are needed)."
         )
-    words = f"is {contrast.verdict} than" if contrast.verdict in ("better", "worse") else "is not shown to differ from"
-    interval = span(pair.difference.low, pair.difference.high, signed=True)
-    return (
-        f"{label} {words} {baseline}: {difference} (95% interval {interval}; Holm's p {_equals(contrast.holm_p)}; "
-        f"{contrast.seeds} seeds)."
-    )
+    interval = span(found.low, found.high, signed=True)
+    sure = f"95% interval {interval}" if interval else "no interval"
+    if contrast.verdict == "rate not bracketed":
+        return f"{label} against {baseline}: {difference} ({sure}), and no verdict, since a rate was not bracketed."
+    if contrast.verdict == "exploratory":
+        return (
+            f"{label} against {baseline}: {difference} ({sure}). One learning rate for all is a sensitivity view: no "
+            "verdict rests on it."
+        )
+    decides = f"Holm's p {_equals(contrast.holm_p)}"
+    if contrast.verdict == "no difference that matters":
+        decides = f"margin {score(contrast.margin)}, Holm's p of equivalence {_equals(contrast.equivalence_p)}"
+    verb, rest = WORDS[contrast.verdict]
+    more = f", {rest}" if rest else ""
+    return f"{label} {verb} {baseline}{more}: {difference} ({sure}; {decides}; {contrast.seeds} seeds)."
 
 
 def decided(summary: ViewSummary) -> tuple[str, ...]:
@@ -118,6 +140,8 @@ def _judge(summary: ViewSummary) -> str:
 
 def _floor(summary: ViewSummary) -> str:
     base = f"The untrained base scores {score(summary.references.base)}"
+    if any(one.two_way for one in summary.contrasts):
+        return f"{base}."
     if summary.floor is None:
         return f"{base}; it was evaluated with one noise only, so that there is no noise floor to hold a gain against."
     return (
@@ -130,7 +154,7 @@ def below_floor(summary: ViewSummary) -> str:
     """Which decided differences are so small that another noise of the evaluation might have made as much."""
     floor = summary.floor.gold if summary.floor else 0.0
     decided = [one for one in summary.contrasts if one.verdict in ("better", "worse")]
-    small = [one.label for one in decided if abs(one.result.difference.mean) <= floor]
+    small = [one.label for one in decided if abs(one.difference.mean) <= floor]
     if not small:
         return ""
     verb = "differs" if len(small) == 1 else "differ"
@@ -152,7 +176,7 @@ def _learned(summary: ViewSummary) -> list[str]:
             told.append(words.format(listed(labels)))
     few = [method.label for method in summary.methods if method.learned == "too few seeds"]
     if few:
-        told.append(f"Fewer than {FEWEST} seeds, so that no verdict is given: {listed(few)}.")
+        told.append(f"Fewer than {FEWEST_SEEDS} seeds, so that no verdict is given: {listed(few)}.")
     return told
 
 

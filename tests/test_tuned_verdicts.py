@@ -1,0 +1,200 @@
+"""Verdicts of a tuned suite: the two-way interval, the words and the choices, against hand-made prompts' scores."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import cli_here
+from studies import PROMPTS, write_study
+
+from grpo_bench.analysis.study import Study, View, studies
+from grpo_bench.analysis.summary import summaries, summarise
+from grpo_bench.analysis.twoway import two_way
+from grpo_bench.bundles.verify import verify_bundle
+from grpo_bench.bundles.write import write_bundle
+from grpo_bench.store.run import PROMPT_SCORES, RunStore
+from grpo_bench.store.suite import ChoiceRecord
+
+BUDGET = 64_000
+RATE = "training.learning_rate"
+SEEDS = range(5)
+OFFSET_P = np.linspace(-0.07, 0.07, len(PROMPTS))
+"""How far the prompts end from their mean; for `tree` the other way round, so that it gains more on some of them."""
+
+
+def line(gain: float):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """A straight line from 0.5 up by `gain` and 0.01 times a seed's own share."""
+    return lambda seed, nfe: 0.5 + (gain + 0.01 * math.sin(3 * seed)) * nfe / BUDGET
+
+
+def apart(label: str, seed: int) -> np.ndarray:
+    turned = np.roll(OFFSET_P, seed)
+    own = {"tree": 0.4 * OFFSET_P + 0.05 * turned}.get(label, 0.05 * turned[::-1])
+    return own - own.mean()
+
+
+def chosen(label: str, *, bracketed: bool = True, gain: float = 0.1) -> ChoiceRecord:
+    gains = {"0.333333": gain - 0.02, "1": gain, "3": gain - 0.02}
+    return ChoiceRecord(
+        label=label, workload="shapes", reward="shapes-pref", setting=RATE, factor=1.0, best=1.0, bracketed=bracketed,
+        reason="", proxy_factor=1.0, gains=gains,
+    )  # fmt: skip
+
+
+CHOICES = (chosen("flat"), chosen("tree"))
+
+
+def study(folder: Path, gain: float = 0.2, choices: tuple[ChoiceRecord, ...] = CHOICES, **more: object) -> Study:
+    labels = {"flat": line(0.1), "tree": line(gain)}
+    write_study(folder, labels, SEEDS, contrasts=("tree",), rules_version=2, apart=apart, choices=choices, **more)  # type: ignore[arg-type]
+    return studies(folder)[0]
+
+
+def only(found: Study) -> View:
+    (view,) = found.views
+    return view
+
+
+def test_a_difference_is_that_of_the_seeds_by_prompts_table(tmp_path: Path) -> None:
+    view = only(study(tmp_path))
+    (contrast,) = summarise(view).contrasts
+
+    by_hand = two_way(np.array([0.1 + apart("tree", seed) - apart("flat", seed) for seed in SEEDS]))
+    assert contrast.two_way is not None
+    assert (contrast.difference.mean, contrast.difference.low, contrast.p) == pytest.approx(
+        (by_hand.mean, by_hand.low, by_hand.p), rel=1e-4
+    )
+    # prompts add to what seeds alone would say
+    assert contrast.difference.low < contrast.result.difference.low
+    assert (view.protocol, view.name, contrast.verdict) == ("tuned", "shapes-shapes-pref-tuned", "better")
+
+
+def test_a_run_is_read_under_all_noises_at_its_base_and_its_budget(tmp_path: Path) -> None:
+    flat = summarise(only(study(tmp_path))).method("flat")
+
+    # the second noise scores 0.02 above the first everywhere, so that levels move by half of it and gains do not
+    assert flat.base == pytest.approx(0.51)
+    seeds = 0.01 * np.mean([math.sin(3 * seed) for seed in SEEDS])
+    assert (flat.gold.mean, flat.gain.mean) == pytest.approx((0.61 + seeds, 0.1 + seeds), rel=1e-5)
+
+
+def test_one_rate_for_all_decides_nothing(tmp_path: Path) -> None:
+    view = only(study(tmp_path, choices=()))
+
+    (contrast,) = summarise(view).contrasts
+    assert (view.protocol, contrast.primary, contrast.verdict) == ("controlled", True, "exploratory")
+    assert contrast.two_way is not None
+
+
+def test_no_verdict_rests_on_a_rate_that_was_not_bracketed(tmp_path: Path) -> None:
+    for label in ("flat", "tree"):
+        choices = tuple(chosen(one, bracketed=one != label) for one in ("flat", "tree"))
+        (contrast,) = summarise(only(study(tmp_path / label, choices=choices))).contrasts
+        assert contrast.verdict == "rate not bracketed"
+
+
+def test_the_margin_is_a_tenth_of_what_the_baseline_gained_in_tuning(tmp_path: Path) -> None:
+    # seeds are paired and prompts alike, so that a difference of 0.001 is known to well within a margin of 0.03
+    alike = lambda label, seed: 0.05 * OFFSET_P * (1 + 0.01 * seed * (label == "tree"))  # noqa: E731
+    labels = {"flat": line(0.1), "tree": line(0.101)}
+    choices = (chosen("flat", gain=0.3), chosen("tree"))
+    write_study(tmp_path, labels, SEEDS, contrasts=("tree",), rules_version=2, apart=alike, choices=choices)
+
+    (contrast,) = summarise(only(studies(tmp_path)[0])).contrasts
+    assert contrast.margin == pytest.approx(0.03)
+    assert contrast.equivalence_p < 0.05
+    # and yet the difference is real: what is shown comes first, and correctness gained no more than the margin
+    assert contrast.verdict == "better in appeal only"
+
+
+def test_a_seed_that_diverged_counts_with_what_its_base_scored(tmp_path: Path) -> None:
+    (contrast,) = summarise(only(study(tmp_path, status={("tree", 4): ("diverged", "a NaN")}))).contrasts
+
+    rows = [0.1 + apart("tree", seed) - apart("flat", seed) for seed in range(4)]
+    lost = -(0.1 + 0.01 * math.sin(12)) - apart("flat", 4)
+    assert contrast.seeds == 5
+    assert contrast.difference.mean == pytest.approx(np.mean([*rows, lost]), rel=1e-4)
+
+
+def test_the_contrasts_of_all_workloads_are_one_family(tmp_path: Path) -> None:
+    found = study(tmp_path)
+    view = only(found)
+    both = Study(found.name, "", found.folder, found.suite, (view, view))
+
+    (alone,) = summarise(view).contrasts
+    first, second = (one.contrasts[0] for one in summaries(both))
+    assert first.holm_p == second.holm_p == pytest.approx(2 * alone.p)
+    assert alone.holm_p == pytest.approx(alone.p)
+
+
+def test_a_run_without_its_prompts_scores_is_in_no_mean(tmp_path: Path) -> None:
+    study(tmp_path)
+    (tmp_path / "study-tree-s0" / PROMPT_SCORES).unlink()
+
+    view = only(studies(tmp_path)[0])
+    assert [curve.seed for curve in view.of("tree")] == [1, 2, 3, 4]
+    (ended,) = summarise(view).ended
+    assert (ended.label, ended.seed) == ("tree", 0) and "prompts' scores are gone" in ended.reason
+
+
+def with_trials(folder: Path, **changed: float) -> Study:
+    """A study whose trials at 1/3, 1 and 3 end 0, 0.02 and 0.01 above each label's curve, and what they choose."""
+    above = {0.333333: 0.0, 1.0: 0.02, 3.0: 0.01}
+    vertex = 3 ** (0.5 * (0.0 - 0.01) / (0.0 - 2 * 0.02 + 0.01))
+    choices = []
+    for label, gain in (("flat", 0.1), ("tree", 0.2)):
+        gains = {f"{factor:.6g}": gain + more for factor, more in above.items()}
+        choices.append(
+            ChoiceRecord(
+                label=label, workload="shapes", reward="shapes-pref", setting=RATE,
+                factor=changed.get(label, vertex), best=1.0, bracketed=True, reason="",
+                proxy_factor=vertex, gains=gains,
+            )
+        )  # fmt: skip
+    return study(folder, choices=tuple(choices), factors=above)
+
+
+def test_what_the_trials_choose_is_computed_again(tmp_path: Path) -> None:
+    assert with_trials(tmp_path / "right").contradictions == ()
+
+    (said,) = with_trials(tmp_path / "wrong", tree=2.5).contradictions
+    assert "for tree on shapes is 2.5" in said and "its trials give 1.2" in said
+    write_bundle(tmp_path / "wrong", tmp_path / "wrong.zip", "none")
+    problems = verify_bundle(tmp_path / "wrong.zip").problems
+    assert [(one.kind, one.where, one.said) for one in problems] == [("impossible", "wrong/study", said)]
+
+
+def test_a_bundle_carries_prompts_scores_and_finds_one_that_was_changed(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    with_trials(folder)
+    write_bundle(folder, tmp_path / "whole.zip", "none")
+    assert verify_bundle(tmp_path / "whole.zip").problems == ()
+
+    store = RunStore(folder / "study-tree-s1")
+    last = int(store.points()["iteration"].iloc[-1])
+    scores = store.prompt_scores()
+    own = scores[(scores["iteration"] == last) & (scores["noise"] == 0)]["shapes"].to_numpy(np.float64)
+    store.add_prompt_scores(last, 0, {"shapes": own + 0.1, "shapes-pref": own, "shapes-correctness": own})
+    write_bundle(folder, tmp_path / "changed.zip", "none")
+
+    said = [one.said for one in verify_bundle(tmp_path / "changed.zip").problems]
+    assert any("reward/shapes is 0.7" in one and "have the mean 0.8" in one for one in said), said
+
+
+def test_pareto_and_the_report_say_the_words_and_the_rates(tmp_path: Path) -> None:
+    with_trials(tmp_path / "r")
+
+    shown = cli_here("pareto", str(tmp_path / "r"), "--format", "png").stdout
+    assert "Better than flat in gold at the full budget: tree (+0.100" in shown
+    assert (
+        "these prompts, this noise" in shown and "Every label at the learning rate that its own trials chose" in shown
+    )
+    assert "tuned protocol" in shown and "Noise floor" not in shown
+
+    assert cli_here("report", str(tmp_path / "r"), "-o", str(tmp_path / "r.html")).returncode == 0
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "tree is better than flat: +0.100 gold at the full budget" in page
+    assert "Every label at the learning rate that its own trials chose" in page
