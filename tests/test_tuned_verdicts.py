@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from running import cli_here
 from studies import PROMPTS, write_study
 
+from grpo_bench.analysis.means import ceiling, means
 from grpo_bench.analysis.study import Study, View, studies
 from grpo_bench.analysis.summary import summaries, summarise
 from grpo_bench.analysis.twoway import two_way
@@ -198,3 +200,24 @@ def test_pareto_and_the_report_say_the_words_and_the_rates(tmp_path: Path) -> No
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "tree is better than flat: +0.100 gold at the full budget" in page
     assert "Every label at the learning rate that its own trials chose" in page
+
+
+def test_over_workloads_there_is_a_mean_in_shares_of_base_to_ceiling(tmp_path: Path) -> None:
+    found = study(tmp_path)
+    view = only(found)
+    assert found.suite is not None
+    other = replace(view, workload="glyphs", name="glyphs")
+    cells = (*found.suite.cells, *(cell.model_copy(update={"workload": "glyphs"}) for cell in found.suite.cells))
+    both = replace(found, suite=found.suite.model_copy(update={"cells": cells}), views=(view, other))
+    (mean,) = means(both, summaries(both))
+
+    # flat and tree start at 0.51, and a picture as it was taught has the ceiling of the model's card
+    assert mean.workloads == ("shapes", "glyphs") and mean.aggregate is not None
+    shares = {name: 0.1 / (ceiling(name) - 0.51) for name in mean.workloads}
+    assert mean.aggregate.shares == pytest.approx(shares, rel=1e-3)
+    assert mean.aggregate.mean == pytest.approx(sum(shares.values()) / 2, rel=1e-3)
+
+    without = replace(both, views=(view,))
+    (mean,) = means(without, summaries(without))
+    assert mean.aggregate is None and "glyphs has none" in mean.reason
+    assert means(found, summaries(found)) == ()  # of one workload there is no mean

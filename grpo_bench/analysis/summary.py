@@ -196,9 +196,9 @@ def _summary(view: View, own: tuple[Contrast, ...]) -> ViewSummary:
 def to_json(summary: ViewSummary) -> dict[str, object]:
     """Plain values for JSON: a NaN or infinity, which JSON has no word for, becomes None."""
     table = asdict(summary) | {"references": summary.references.model_dump()}
-    plain = _plain(table | {"choices": [asdict(one) | {"choice": one.choice.model_dump()} for one in summary.choices]})
-    assert isinstance(plain, dict)
-    return plain
+    figures = plain(table | {"choices": [asdict(one) | {"choice": one.choice.model_dump()} for one in summary.choices]})
+    assert isinstance(figures, dict)
+    return figures
 
 
 def _method(view: View, label: str, references: References, floor: NoiseFloor | None) -> MethodSummary:
@@ -385,11 +385,12 @@ def _rate(view: View, label: str) -> float:
     return known[0] if known else math.nan
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A value for JSON: a number that is not finite, which JSON has no word for, becomes None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value

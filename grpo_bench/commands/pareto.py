@@ -142,7 +142,10 @@ def _print(found: Sequence[Summarised], cost: Cost) -> None:
 
 
 def _json(study: Study, summaries: Sequence[ViewSummary]) -> dict[str, object]:
-    from grpo_bench.analysis.summary import to_json
+    from dataclasses import asdict
+
+    from grpo_bench.analysis.means import means
+    from grpo_bench.analysis.summary import plain, to_json
 
     missing = [{"label": cell.label, "seed": cell.seed, "run": cell.run} for cell in study.missing]
     return {
@@ -152,6 +155,7 @@ def _json(study: Study, summaries: Sequence[ViewSummary]) -> dict[str, object]:
         "missing": missing,
         "notes": list(study.notes),
         "views": [to_json(summary) for summary in summaries],
+        "means": [plain(asdict(mean)) for mean in means(study, summaries)],
     }
 
 

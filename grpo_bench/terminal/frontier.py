@@ -11,7 +11,8 @@ from rich.text import Text
 
 from grpo_bench.analysis.axes import TITLES, Axis
 from grpo_bench.analysis.coverage import measured_coverage
-from grpo_bench.analysis.report.verdict import below_floor
+from grpo_bench.analysis.means import means
+from grpo_bench.analysis.report.verdict import below_floor, mean_sentence
 from grpo_bench.analysis.report.words import many
 from grpo_bench.analysis.words import FEWEST_SEEDS
 from grpo_bench.terminal.tables import stdout_console
@@ -52,6 +53,8 @@ def print_study(study: Study, summaries: Sequence[ViewSummary], axis: Axis, cons
         console.print(Text(f"No run of {study.name} is finished, so there is nothing to compare yet.\n"))
     for summary in summaries:
         _print_view(summary, axis, console)
+    for mean in means(study, summaries):
+        console.print(plain(mean_sentence(mean)), soft_wrap=True)
     for line in study_notes(study):
         console.print(plain(line), soft_wrap=True)
     console.print()

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from grpo_bench import __version__
 from grpo_bench.analysis.axes import AXES
+from grpo_bench.analysis.means import means
 from grpo_bench.analysis.report import fairness, origin, tables, verdict
 from grpo_bench.analysis.report.claimed import claims
 from grpo_bench.analysis.report.figures import Json, dark, ink_classes, styles, view_data
@@ -63,6 +64,8 @@ class StudyPart:
     anchor: str
     title: str
     views: tuple[ViewPart, ...]
+    means: tuple[str, ...]
+    """A sentence for each contrast over the study's workloads."""
     environment: Table
     missing: Table | None
     commands: tuple[str, ...]
@@ -127,6 +130,7 @@ def _study(place: int, study: Study, summaries: Sequence[ViewSummary], share: in
             _view(f"{anchor}-view-{number + 1}", view, summary, share)
             for number, (view, summary) in enumerate(zip(study.views, summaries, strict=True))
         ),
+        means=tuple(verdict.mean_sentence(mean) for mean in means(study, summaries)),
         environment=origin.environment(study),
         missing=origin.missing(study),
         commands=origin.commands(study),

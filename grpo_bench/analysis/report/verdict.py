@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from grpo_bench.analysis.axes import Axis
 from grpo_bench.analysis.contrasts import Contrast
 from grpo_bench.analysis.coverage import measured_coverage
+from grpo_bench.analysis.means import Mean
 from grpo_bench.analysis.report.words import amount, change, clean, listed, p_value, score, span
 from grpo_bench.analysis.summary import AxisSummary, Stretch, ViewSummary
 from grpo_bench.analysis.words import FEWEST_SEEDS
@@ -99,6 +100,17 @@ def contrast_sentence(contrast: Contrast) -> str:
     verb, rest = WORDS[contrast.verdict]
     more = f", {rest}" if rest else ""
     return f"{label} {verb} {baseline}{more}: {difference} ({sure}; {decides}; {contrast.seeds} seeds)."
+
+
+def mean_sentence(mean: Mean) -> str:
+    """One contrast over a suite's workloads, or why there is no mean."""
+    where = f"{mean.label} against {mean.baseline} over {listed(list(mean.workloads))}"
+    if mean.aggregate is None:
+        return f"{where}: {mean.reason}."
+    found = mean.aggregate
+    interval = span(found.low, found.high, signed=True) or "none"
+    way = f"{change(found.mean)} of the way from base to ceiling"
+    return f"{where}: {way} (95% interval {interval}, these workloads only)."
 
 
 def decided(summary: ViewSummary) -> tuple[str, ...]:
