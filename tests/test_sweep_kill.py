@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pandas.testing import assert_frame_equal
 from running import command, environment, same_points
 from small_suite import small_suite
 
 from grpo_bench.errors import UserError
 from grpo_bench.store.run import RunStore, run_names
+from grpo_bench.store.suite import read_suite
 
 SUITE = small_suite(
     "killed", seeds=2, nfe=24000,
@@ -72,6 +74,15 @@ def after(condition: Callable[[], bool], seconds: float) -> Callable[[], bool]:
     return holds
 
 
+def carry_out(suite: Path, results: Path) -> str:
+    """What the sweep printed when it was left alone to its end."""
+    done = subprocess.run(
+        arguments(suite, results), cwd=suite.parent, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.replace(str(results), "RESULTS")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_sweep_killed_three_times_gives_the_uninterrupted_table(tmp_path: Path) -> None:
@@ -80,14 +91,7 @@ def test_a_sweep_killed_three_times_gives_the_uninterrupted_table(tmp_path: Path
     suite.write_text(SUITE, encoding="utf-8")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
-    def carry_out(results: Path) -> str:
-        done = subprocess.run(
-            arguments(suite, results), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.replace(str(results), "RESULTS")
-
-    table = carry_out(whole)
+    table = carry_out(suite, whole)
 
     moments = random.SystemRandom()
     early = after(killed.is_dir, moments.uniform(0, 6))
@@ -98,8 +102,43 @@ def test_a_sweep_killed_three_times_gives_the_uninterrupted_table(tmp_path: Path
     late = after(lambda: ended(killed) >= 1, moments.uniform(0, 3))
     kill_when(late, arguments(suite, killed), tmp_path, group=True)
 
-    assert carry_out(killed) == table
+    assert carry_out(suite, killed) == table
+    same_results(killed, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_tuned_sweep_killed_five_times_chooses_and_reports_the_same(tmp_path: Path) -> None:
+    """Given kills in the first trials, between trials, at the selection, at the first report and before the end."""
+    suite = tmp_path / "suite.toml"
+    settings = 'protocol = "tuned"\ntuning.seeds = [300]\nsettings.evaluation = { prompts = 4, noises = 2 }'
+    suite.write_text(small_suite("killed", settings=settings), encoding="utf-8")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    carry_out(suite, whole)
+    record = read_suite(whole / "killed.suite.json")
+    trials = [cell for cell in record.cells if cell.part == "tuning"]
+    assert {choice.label for choice in record.choices} == {"flat", "tree"} and len(trials) >= 6
+
+    moments = random.SystemRandom()
+    reports = [cell.run for cell in record.cells if cell.part == "main"]
+    for happened, within in (
+        (lambda: bool(run_names(killed)), 2.0),
+        (lambda: ended(killed) >= 2, 1.0),
+        (lambda: ended(killed) >= len(trials) - 1, 1.0),
+        (lambda: any((killed / run).exists() for run in reports), 0.3),
+        (lambda: ended(killed) > len(trials), 0.0),
+    ):
+        kill_when(after(happened, moments.uniform(0, within)), arguments(suite, killed), tmp_path, group=True)
+
+    carry_out(suite, killed)
+    same_results(killed, whole)
+
+
+def same_results(killed: Path, whole: Path) -> None:
+    """The same runs, points and prompts' scores, and the same suite file, choices included."""
     assert run_names(killed) == run_names(whole)
     for name in run_names(whole):
-        same_points(RunStore(killed / name), RunStore(whole / name))
+        one, other = RunStore(killed / name), RunStore(whole / name)
+        same_points(one, other)
+        assert_frame_equal(one.prompt_scores(), other.prompt_scores())
     assert (killed / "killed.suite.json").read_bytes() == (whole / "killed.suite.json").read_bytes()
