@@ -13,10 +13,11 @@ from studies import Spend, write_study
 from grpo_bench.analysis.breakeven import break_even, spent
 from grpo_bench.analysis.plots import breakeven, distance, gradients, potential
 from grpo_bench.analysis.plots.diagnosis import DATA, draw_diagnosis, ranks_at
+from grpo_bench.analysis.report.page import write_report
 from grpo_bench.analysis.study import View, studies
 from grpo_bench.commands.diagnose import _view
 from grpo_bench.errors import UserError
-from grpo_bench.store.diagnosis import Diagnosis, LabelRecord, PolicyRecord, PotentialRecord, rounded
+from grpo_bench.store.diagnosis import Diagnosis, LabelRecord, PolicyRecord, PotentialRecord, rounded, write_diagnosis
 
 QUALITIES = {"flat": 0.2, "tree": 0.5, "mix": 0.8, "branch": 0.4}
 GAINS = {"flat": 0.1, "tree": 0.3, "mix": 0.4, "branch": 0.05}
@@ -160,3 +161,26 @@ def test_runs_of_another_workload_do_not_go_with_it(folder: Path) -> None:
 
 def test_stored_numbers_have_eight_digits() -> None:
     assert rounded([1 / 3, 2e-20]) == (0.33333333, 2e-20)
+
+
+def test_the_report_shows_quality_beside_gain_and_who_leads_at_what_prices(folder: Path, tmp_path: Path) -> None:
+    stored = tmp_path / "shapes.json"
+    write_diagnosis(stored, diagnosis())
+    write_report(folder, tmp_path / "r.html", [stored])
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+
+    assert "Gradient quality at base: rank correlation of q and gain 0.80" in page
+    assert 'class="figure" src="data:image/png;base64,' in page
+    # flat calls the reward most, and leads nowhere; where calls are dear, tree's sixteen an iteration are fewest
+    assert "Which method, at what prices" in page and "explains" not in page
+    write_report(folder, tmp_path / "without.html")
+    assert "Gradient quality at" not in (tmp_path / "without.html").read_text(encoding="utf-8")
+
+
+def test_a_diagnosis_of_another_workload_is_refused(folder: Path, tmp_path: Path) -> None:
+    stored = tmp_path / "glyphs.json"
+    write_diagnosis(stored, diagnosis().model_copy(update={"workload": "glyphs"}))
+    with pytest.raises(UserError, match="is about glyphs"):
+        write_report(folder, tmp_path / "r.html", [stored])
+    with pytest.raises(UserError, match="no diagnosis can be read"):
+        write_report(folder, tmp_path / "r.html", [tmp_path / "none.json"])

@@ -21,12 +21,15 @@ from grpo_bench.analysis.report import fairness, origin, tables, verdict
 from grpo_bench.analysis.report.claimed import claims
 from grpo_bench.analysis.report.figures import Json, dark, ink_classes, styles, view_data
 from grpo_bench.analysis.report.images import MOST_BYTES, Gallery, gallery
+from grpo_bench.analysis.report.ranking import Ranking, ranking
 from grpo_bench.analysis.report.samples import samples
 from grpo_bench.analysis.report.words import Table, amount, clean, many
 from grpo_bench.analysis.study import Study, View, studies
 from grpo_bench.analysis.summary import ViewSummary, summaries
+from grpo_bench.errors import UserError
 from grpo_bench.palette import Style
 from grpo_bench.store.atomic import write_text
+from grpo_bench.store.diagnosis import Diagnosis, read_diagnosis
 
 HERE = Path(__file__).parent
 SCRIPTS = ("numbers.js", "figures.js", "page.js")
@@ -50,6 +53,7 @@ class ViewPart:
     fairness: fairness.Card
     rates: Table | None
     tuning: tuple[Table, Table] | None
+    ranking: Ranking
     ended: Table
     images: Gallery
     labels: tuple[str, ...]
@@ -72,23 +76,37 @@ class StudyPart:
     digest: str
 
 
-def write_report(folder: Path, output: Path) -> int:
+def write_report(folder: Path, output: Path, diagnoses: Sequence[Path] = ()) -> int:
     """Write the report of all studies of a folder, whole or not at all; returns its bytes.
 
+    `diagnoses` are files of `grpo-bench diagnose`, shown beside the runs on their workload and reward.
+
     Raises:
-        UserError: the folder holds no runs, or runs that may not be compared, or the disk refuses.
+        UserError: the folder holds no runs, or runs that may not be compared; a diagnosis is missing, damaged or of no
+            view; or the disk refuses.
     """
-    text = render(studies(folder))
+    found = studies(folder)
+    text = render(found, [_diagnosis(path, found) for path in diagnoses])
     write_text(output, text, "the report")
     return len(text.encode())
 
 
-def render(found: Sequence[Study]) -> str:
+def _diagnosis(path: Path, found: Sequence[Study]) -> Diagnosis:
+    diagnosis = read_diagnosis(path)
+    scenes = {(view.workload, view.reward) for study in found for view in study.views}
+    if (diagnosis.workload, diagnosis.reward) not in scenes:
+        raise UserError(
+            f"{path} is about {diagnosis.workload} with reward {diagnosis.reward}, and no run here is; leave it out"
+        )
+    return diagnosis
+
+
+def render(found: Sequence[Study], diagnoses: Sequence[Diagnosis] = ()) -> str:
     """The page as HTML."""
     drawn = styles(found)
     figures = [summaries(study) for study in found]
     share = MOST_BYTES // max(1, sum(len(study.views) for study in found))
-    parts = [_study(place, study, figures[place], share) for place, study in enumerate(found)]
+    parts = [_study(place, study, figures[place], share, diagnoses) for place, study in enumerate(found)]
     data: Json = {
         part.anchor: view_data(view, summary, drawn)
         for place, study in enumerate(found)
@@ -121,13 +139,15 @@ def script_json(data: Json) -> Markup:
     return Markup(text)
 
 
-def _study(place: int, study: Study, summaries: Sequence[ViewSummary], share: int) -> StudyPart:
+def _study(
+    place: int, study: Study, summaries: Sequence[ViewSummary], share: int, diagnoses: Sequence[Diagnosis]
+) -> StudyPart:
     anchor = f"study-{place + 1}"
     return StudyPart(
         anchor=anchor,
         title=clean(study.title or study.name, 200),
         views=tuple(
-            _view(f"{anchor}-view-{number + 1}", view, summary, share)
+            _view(f"{anchor}-view-{number + 1}", view, summary, share, diagnoses)
             for number, (view, summary) in enumerate(zip(study.views, summaries, strict=True))
         ),
         means=tuple(verdict.mean_sentence(mean) for mean in means(study, summaries)),
@@ -138,7 +158,7 @@ def _study(place: int, study: Study, summaries: Sequence[ViewSummary], share: in
     )
 
 
-def _view(anchor: str, view: View, summary: ViewSummary, share: int) -> ViewPart:
+def _view(anchor: str, view: View, summary: ViewSummary, share: int, diagnoses: Sequence[Diagnosis]) -> ViewPart:
     budget = next((curve.config.get("budget") for curve in view.curves), None)
     allowed = ", ".join(f"{amount(value)} {kind}" for kind, value in budget.items()) if isinstance(budget, dict) else ""
     runs = f"{many(len(view.curves), 'finished run')} of {many(len(view.labels), 'method')}"
@@ -166,6 +186,7 @@ def _view(anchor: str, view: View, summary: ViewSummary, share: int) -> ViewPart
         fairness=fairness.card(view, summary),
         rates=tables.rates(summary),
         tuning=tables.tuning(summary),
+        ranking=ranking(view, diagnoses),
         ended=tables.ended(summary),
         images=gallery(view, share),
         labels=view.labels,
