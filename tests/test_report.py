@@ -28,6 +28,7 @@ from grpo_bench.analysis.study import studies
 from grpo_bench.analysis.summary import summarise
 from grpo_bench.errors import UserError
 from grpo_bench.palette import KNOWN, label_styles, method_colour
+from grpo_bench.store.run import RunStore, point_name
 from grpo_bench.store.suite import References
 from grpo_bench.terminal.frontier import print_study, qualifications
 
@@ -338,6 +339,20 @@ def test_a_small_image_is_inlined_exactly_and_a_large_one_reduced(study: Path) -
 
     assert np.array_equal(np.asarray(exact), image)
     assert (reduced.format, reduced.size) == ("JPEG", (256, 128))
+
+
+def test_an_image_of_any_size_stands_whole_in_the_page(tmp_path: Path) -> None:
+    # given images of noise, 130 pixels wide: more than ten thousand characters each
+    write_study(tmp_path, {"flat": line(0.6)}, range(1), images=True)  # type: ignore[dict-item]
+    (run,) = (RunStore(path.parent) for path in tmp_path.glob("*/run.json"))
+    noise = np.random.default_rng(0).integers(0, 256, (16, 130, 130, 3), dtype=np.uint8)
+    for row in run.rows():
+        run.save_images(point_name(int(row["iteration"] or 0)), noise, 2)
+    sources = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', render(studies(tmp_path)))
+
+    assert sources and max(map(len, sources)) > 10_000
+    for source in sources:
+        assert Image.open(io.BytesIO(base64.b64decode(source, validate=True))).convert("RGB").size == (130, 130)
 
 
 def test_a_sample_shows_a_labels_dashes_and_sign_as_the_figures_do(tmp_path: Path) -> None:

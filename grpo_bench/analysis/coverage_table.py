@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from grpo_bench.analysis.coverage_twoway import Law, Measured, Size, Source
 
+EVEN: tuple[Law, ...] = ("normal", "skewed", "binary")
+"""Laws that both methods of a difference follow."""
+
 TABLE: dict[Law, dict[Size, dict[Source, Measured]]] = {
     "normal": {
         (5, 30): {
@@ -103,3 +106,15 @@ WELCH: dict[Law, dict[Size, float]] = {
     "binary": {(5, 30): 96.5, (5, 60): 95.6, (10, 30): 95.4, (10, 60): 95.0},
 }
 """Of the mean over three workloads, one of each source."""
+
+
+def two_way_sentence(seeds: int, prompts: int) -> str:
+    """What a two-way interval was measured to cover at the next smaller size; at the smallest one below all of them."""
+    sizes = sorted(TABLE["normal"])
+    size = max((one for one in sizes if one[0] <= seeds and one[1] <= prompts), default=sizes[0])
+    even = [measured.two_way for law in EVEN for measured in TABLE[law][size].values()]
+    odd = [measured.two_way for measured in TABLE["skewed, one side"][size].values()]
+    return (
+        f"nominal 95%, measured {min(even):.0f} to {max(even):.0f}% at {size[0]} seeds and {size[1]} prompts, and "
+        f"{min(odd):.0f} to {max(odd):.0f}% where one method's part alone is skewed"
+    )

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from grpo_bench.analysis.axes import TITLES, Axis
 from grpo_bench.analysis.coverage import measured_coverage
+from grpo_bench.analysis.coverage_table import two_way_sentence
 from grpo_bench.analysis.means import means
 from grpo_bench.analysis.report.verdict import below_floor, mean_sentence
 from grpo_bench.analysis.report.words import many
@@ -235,7 +236,11 @@ def qualifications(summary: ViewSummary, axis: Axis) -> list[str]:
 
 def _coverage(summary: ViewSummary) -> list[str]:
     """What the intervals above cover, for each number of seeds in the tables."""
+    two_way = [one.two_way for one in summary.contrasts if one.two_way is not None]
     lines = []
+    if two_way:
+        seeds, prompts = min(one.seeds for one in two_way), min(one.prompts for one in two_way)
+        lines.append(f"Differences, for other seeds and prompts: {two_way_sentence(seeds, prompts)}.")
     for seeds in sorted({len(one.seeds) for one in summary.methods}):
         known = measured_coverage(seeds)
         if known is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 
 from grpo_bench.analysis.panels import Panel, first_middle_last
 from grpo_bench.analysis.report.words import clean, listed
@@ -28,9 +29,9 @@ SMALL = 64
 
 @dataclass(frozen=True)
 class Picture:
-    """One image as a data URI."""
+    """One image as a data URI, which is ours and may be longer than foreign text."""
 
-    source: str
+    source: Markup
     alt: str
 
 
@@ -128,7 +129,7 @@ def _strip(row: _Row, side: int) -> Strip:
     return Strip(row.label, row.when, tuple(pictures))
 
 
-def data_uri(image_HWC: Images, side: int) -> str:
+def data_uri(image_HWC: Images, side: int) -> Markup:
     """An image at most `side` wide: exact where it is small, else as JPEG."""
     from PIL import Image
 
@@ -143,4 +144,9 @@ def data_uri(image_HWC: Images, side: int) -> str:
     else:
         picture.save(sink, format="JPEG", quality=85, optimize=True)
         kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(sink.getvalue()).decode('ascii')}"
+    return inlined(sink.getvalue(), kind)
+
+
+def inlined(data: bytes, kind: str) -> Markup:
+    """A picture's file as a data URI."""
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}")

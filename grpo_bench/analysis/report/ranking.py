@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from grpo_bench.analysis.diagnosis import LabelFigures, label_figures
 from grpo_bench.analysis.gradients import BUDGET, Measured
 from grpo_bench.analysis.plots import gradients
 from grpo_bench.analysis.plots.style import encode, house_style
-from grpo_bench.analysis.report.images import Picture
+from grpo_bench.analysis.report.images import Picture, inlined
 from grpo_bench.analysis.report.words import NOTHING, Cell, Head, Table, change, clean, finite, score
 from grpo_bench.analysis.study import View
 from grpo_bench.palette import label_styles
@@ -105,5 +104,5 @@ def _picture(diagnosis: Diagnosis, view: View) -> Picture | None:
     styles = label_styles({**methods, **{label: view.method(label) for label in view.all_labels}})
     with house_style():
         png = encode(gradients.draw(data, styles), "png")
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return Picture(source, "Gradient quality of each method against its gain in gold; the numbers are in the table")
+    alt = "Gradient quality of each method against its gain in gold; the numbers are in the table"
+    return Picture(inlined(png, "png"), alt)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from grpo_bench.analysis.axes import Axis
 from grpo_bench.analysis.contrasts import Contrast
 from grpo_bench.analysis.coverage import measured_coverage
+from grpo_bench.analysis.coverage_table import two_way_sentence
 from grpo_bench.analysis.means import Mean
 from grpo_bench.analysis.report.words import amount, change, clean, listed, p_value, score, span
 from grpo_bench.analysis.summary import AxisSummary, Stretch, ViewSummary
@@ -151,9 +152,10 @@ def _judge(summary: ViewSummary) -> str:
 
 
 def _floor(summary: ViewSummary) -> str:
-    base = f"The untrained base scores {score(summary.references.base)}"
     if any(one.two_way for one in summary.contrasts):
-        return f"{base}."
+        bases = [method.base for method in summary.methods]
+        return f"The untrained base scores {score(sum(bases) / len(bases))} under all evaluation noises."
+    base = f"The untrained base scores {score(summary.references.base)}"
     if summary.floor is None:
         return f"{base}; it was evaluated with one noise only, so that there is no noise floor to hold a gain against."
     return (
@@ -198,6 +200,13 @@ def _covered(summary: ViewSummary) -> list[str]:
     coverage = measured_coverage(min(counts))
     if coverage:
         told.append(f"Intervals of means over {_range(counts)} seeds: {coverage.sentence}.")
+    two_way = [contrast.two_way for contrast in summary.contrasts if contrast.two_way is not None]
+    if two_way:
+        seeds, prompts = min(one.seeds for one in two_way), min(one.prompts for one in two_way)
+        told.append(
+            f"Intervals of differences hold for other seeds and other prompts: {two_way_sentence(seeds, prompts)}."
+        )
+        return told
     compared = {contrast.seeds for contrast in summary.contrasts}
     paired = measured_coverage(min(compared), "paired") if compared else None
     if paired:
