@@ -8,8 +8,9 @@ import pytest
 from small_suite import small_suite
 
 from grpo_bench.errors import UserError
-from grpo_bench.sweeping.cells import Cell, suite_cells, suite_record
-from grpo_bench.sweeping.suite import Suite, parse_suite
+from grpo_bench.sweeping.cells import Cell, lines_of, suite_cells, suite_record
+from grpo_bench.sweeping.suite import Suite, find_suite, load_suite, parse_suite, shipped
+from grpo_bench.training.planning import check_plan, make_method
 
 GOOD = small_suite("mine", seeds=2)
 
@@ -173,3 +174,13 @@ def test_what_a_results_folder_keeps_of_a_suite_is_all_that_its_analysis_needs()
         ("tree", 1, "main", 1.0),
         *[(label, 9, "tuning", factor) for label in ("flat", "tree") for factor in (0.333333, 1.0, 3.0)],
     ]
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_label_of_a_shipped_suite_is_a_run_that_can_be(name: str) -> None:
+    suite = load_suite(find_suite(name))
+
+    lines = lines_of(suite)
+    assert {label for _, _, label in lines} == set(suite.methods)
+    for config in lines.values():
+        check_plan(config, make_method(config))
