@@ -172,6 +172,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert (none.words, none.missing) == ("no runs", "no finished run of tempflow")
 
 
+@pytest.mark.slow
 def test_evidence_is_of_the_tier_then_the_protocol_then_the_most_seeds(tmp_path: Path) -> None:
     gold = {"flat": lambda s, nfe: 0.5, "tree": lambda s, nfe: 0.6}
     write_study(tmp_path / "a", gold, range(5), name="few")

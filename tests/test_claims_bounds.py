@@ -63,6 +63,7 @@ def tier(folder: Path, value: str) -> None:
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"tier": value}), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_evidence_is_of_the_claims_tier_else_of_the_highest(tmp_path: Path) -> None:
     gold = {"flat": lambda s, nfe: 0.5, "tree": lambda s, nfe: 0.6}
     for name, seeds in (("geometry", 7), ("real", 5), ("tiny", 6)):

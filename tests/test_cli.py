@@ -207,6 +207,7 @@ def test_quiet_run_prints_one_json_line(base: list[str], results: Path) -> None:
     assert {"plan", "rollout", "decode", "reward", "credit", "train", "eval", "io", "setup"} <= set(said["seconds"])
 
 
+@pytest.mark.slow
 def test_run_ends_with_a_table_the_folder_and_the_pictures(base: list[str], results: Path) -> None:
     done = cli_here(*base)
 
@@ -241,6 +242,7 @@ def test_a_finished_run_is_shown_again(base: list[str], results: Path) -> None:
     assert json.loads(again.stdout)["seconds"] != json.loads(first.stdout)["seconds"]
 
 
+@pytest.mark.slow
 def test_the_stored_config_runs_the_same_run(base: list[str], results: Path, tmp_path: Path) -> None:
     # given a run, and its config.toml as somebody else's my.toml
     first = json.loads(cli_here(*base, "--quiet", "--set", "training.learning_rate=3e-4", "--seed", "7").stdout)
@@ -252,6 +254,7 @@ def test_the_stored_config_runs_the_same_run(base: list[str], results: Path, tmp
     assert json.loads(second.stdout)["gold"] == first["gold"]
 
 
+@pytest.mark.slow
 def test_a_recipes_stored_config_runs_the_same_run(base: list[str], results: Path, tmp_path: Path) -> None:
     done = cli_here(*base, "--recipe", "dancegrpo", "--set", "method.group=2", "--budget", "iterations=1", "--quiet")
     first = json.loads(done.stdout)
@@ -262,6 +265,7 @@ def test_a_recipes_stored_config_runs_the_same_run(base: list[str], results: Pat
     assert again == first | {"fresh": False}
 
 
+@pytest.mark.slow
 def test_results_go_where_they_are_sent(
     base: list[str], results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +282,7 @@ def test_results_go_where_they_are_sent(
     assert len(names[0]) == 1 and names[0] == names[1] == names[2]
 
 
+@pytest.mark.slow
 def test_sample_draws_base_and_trained_side_by_side(base: list[str], results: Path, tmp_path: Path) -> None:
     name = json.loads(cli_here(*base, "--quiet").stdout)["run"]
 

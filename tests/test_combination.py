@@ -41,6 +41,7 @@ def test_a_reward_that_is_constant_at_the_base_is_not_divided_by_nothing() -> No
     assert found["normalised/a"] == pytest.approx(0.15 / 1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_on_two_rewards_stores_them_and_resumes_to_the_same(make: Make, results: Path) -> None:
     reward = {"name": "jpeg-compressibility:0.8,jpeg-incompressibility:0.2"}
     whole = run(make(reward=reward), results / "whole").store

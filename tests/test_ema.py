@@ -127,6 +127,7 @@ def test_average_survives_a_checkpoint(policy: Policy) -> None:
         assert torch.equal(tensor, other.tensors()[name])
 
 
+@pytest.mark.slow
 def test_sample_draws_with_the_weights_that_were_evaluated(make: Make, results: Path) -> None:
     # given a run whose weights have moved, but not yet their average, whose first turn comes after 1,000 updates
     training = {"learning_rate": 0.05, "ema_decay": 0.9, "ema_every": 1000}

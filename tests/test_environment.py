@@ -37,6 +37,7 @@ def test_the_environment_is_json_and_names_the_packages() -> None:
     assert {"torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "grpo-bench"} <= set(packages)
 
 
+@pytest.mark.slow
 def test_torch_is_described_only_once_it_is_imported(tmp_path: Path) -> None:
     code = "import sys; from grpo_bench.metering.environment import *; print(torch_settings(), 'torch' in sys.modules)"
     assert in_process(code, tmp_path) == "None False"
@@ -76,6 +77,7 @@ def test_a_copy_inside_a_foreign_repository_does_not_claim_its_commit(tmp_path: 
     assert in_process(code, tmp_path) == f"{metering / 'environment.py'} (None, None)"
 
 
+@pytest.mark.slow
 def test_peak_memory_is_in_bytes_and_sees_an_allocation() -> None:
     before = host_peak_memory_bytes()
     block = bytearray(before + 50_000_000)

@@ -35,6 +35,7 @@ def gone(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+@pytest.mark.slow
 def test_jobs_start_in_order_and_never_more_than_asked_for(tmp_path: Path) -> None:
     # given five jobs of which every one ends as soon as it has begun
     jobs = [busy(tmp_path, f"job{number}") for number in range(5)]
@@ -47,6 +48,7 @@ def test_jobs_start_in_order_and_never_more_than_asked_for(tmp_path: Path) -> No
     assert [heard.kinds(job) for job in jobs] == [["started", "ended"]] * 5
 
 
+@pytest.mark.slow
 def test_how_each_ended_is_told_and_one_failure_stops_no_other(tmp_path: Path) -> None:
     # given one that fails with a hostile last line, and one that is done
     hostile = busy(tmp_path, "hostile", code=1, says="\x1b[31mRuntimeError: [red] no\u202e luck\n\n")
@@ -86,6 +88,7 @@ def test_a_mistake_is_told_in_its_own_sentence(tmp_path: Path) -> None:
     assert heard.last(nowhere).code == 2 and "nowhere could not be started: " in heard.last(nowhere).message
 
 
+@pytest.mark.slow
 def test_alone_it_is_timed_and_together_untimed_with_a_share_of_the_cores(tmp_path: Path) -> None:
     # given two jobs, and a third that must not be timed whatever happens
     (tmp_path / "go").touch()
@@ -109,6 +112,7 @@ def test_alone_it_is_timed_and_together_untimed_with_a_share_of_the_cores(tmp_pa
     assert own["threads"] == "3"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("devices", "timed"), [(("0", "GPU-b"), True), (("0",), False)])
 def test_a_run_with_a_gpu_of_its_own_is_timed(tmp_path: Path, devices: tuple[str, ...], timed: bool) -> None:
     # given two at once on these GPUs
@@ -142,6 +146,7 @@ def test_it_runs_where_it_was_asked_for_whatever_lies_there(tmp_path: Path) -> N
     assert Path(began(tmp_path, "job")[0]["cwd"]) == tmp_path / "there"
 
 
+@pytest.mark.slow
 @posix
 def test_a_killed_process_is_lost_and_the_others_go_on(tmp_path: Path) -> None:
     # given two at once, of which one is killed
@@ -171,6 +176,7 @@ def stopped(heard: Heard, ready: Callable[[], object]) -> Callable[[], bool]:
     return should_stop
 
 
+@pytest.mark.slow
 @posix
 def test_a_stopped_sweep_asks_its_runs_once_and_starts_no_more(tmp_path: Path) -> None:
     # given one that runs and one that waits; Ctrl-C in a terminal reaches the sweep only
@@ -197,6 +203,7 @@ def test_a_sweep_in_the_background_stops_its_runs_too(tmp_path: Path) -> None:
     assert heard.kinds(job) == ["started", "ended"] and heard.last(job).code == 130
 
 
+@pytest.mark.slow
 @posix
 def test_a_run_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     job, heard = busy(tmp_path, "job", deaf=True), Heard()
@@ -221,6 +228,7 @@ def test_an_error_of_the_listener_leaves_no_process(tmp_path: Path) -> None:
     assert gone(began(tmp_path, "job")[0]["pid"])
 
 
+@pytest.mark.slow
 @posix
 def test_no_run_outlives_a_killed_sweep(tmp_path: Path) -> None:
     # given a sweep in a process of its own, with a run that would wait for ever

@@ -121,6 +121,7 @@ def small(**over: object) -> RunConfig:
     return build(layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flat", "mix", "tree"])
 def test_a_run_from_the_command_line_learns(results: Path, name: str) -> None:
     done = cli_here("run", "--workload", "gaussian", "--method", name, "--budget", "nfe=40000", "--quiet")

@@ -77,6 +77,7 @@ def test_without_an_interpreter_the_run_says_how_to_give_one(tmp_path: Path, tin
     assert not list((tmp_path / "results").glob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("death", "limit", "reason"),
     thrifty(

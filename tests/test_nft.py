@@ -108,6 +108,7 @@ class TestBehaviour:
             expected = 0.0 if n < 75 else min(0.0075 * (n - 75), 0.999)
             assert second.behaviour_decay(k) == pytest.approx(expected), k
 
+    @pytest.mark.slow
     def test_a_run_keeps_the_average_in_its_checkpoint(self, make: Make, results: Path) -> None:
         chosen = make(
             method=NFT | {"behaviour_rate": 0.2, "behaviour_cap": 0.4, "draws": 2},
@@ -134,6 +135,7 @@ class TestBehaviour:
         assert point is not None
         assert load_file(point.path / BEHAVIOUR) == {}
 
+    @pytest.mark.slow
     def test_resume_equals_the_uninterrupted_run(self, make: Make, results: Path, tmp_path: Path) -> None:
         chosen = make(method=NFT | {"behaviour_rate": 0.3}, training={"updates": 2})
         whole = run(chosen, tmp_path / "whole").store

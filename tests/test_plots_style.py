@@ -68,6 +68,7 @@ def test_a_legend_holds_every_label_without_two_in_one_place() -> None:
     assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
 
 
+@pytest.mark.slow
 def test_every_plot_is_a_column_wide_and_no_text_leaves_the_page(tmp_path: Path) -> None:
     # given names about as long as names get
     names = ["flat", "tree", "flat-matched-updates", "a-plugin-of-somebody-with-a-name"]

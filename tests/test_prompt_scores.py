@@ -44,6 +44,7 @@ def test_more_noises_change_no_point(make: Make, tmp_path: Path) -> None:
     assert three.points()["eval_nfe"].iloc[-1] > one.points()["eval_nfe"].iloc[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", thrifty([1, 2], 1))
 def test_a_resumed_run_has_the_scores_of_the_uninterrupted_one(make: Make, tmp_path: Path, stop_after: int) -> None:
     whole = run(make(**EVERY), tmp_path / "whole").store

@@ -85,6 +85,7 @@ def test_every_cell_of_the_reference_suites_is_in() -> None:
     assert not any(curve.record.timed for view in found["shapes"].views for curve in view.curves)
 
 
+@pytest.mark.slow
 def test_the_frozen_references_are_the_median_flat_runs() -> None:
     found = {study.name: study for study in studies(REFERENCE)}
 
@@ -107,6 +108,7 @@ def test_contrasts_of_the_reference_have_ten_seeds() -> None:
     assert {contrast.seeds for contrast in primary} == {10}
 
 
+@pytest.mark.slow
 def test_the_committed_plots_draw_what_the_committed_points_give(tmp_path: Path) -> None:
     found = studies(REFERENCE)
     for study in found:

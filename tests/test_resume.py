@@ -138,6 +138,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(make: Make, tmp_p
     same_images(whole.store, pieces.store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remembers", [True, False])
 def test_a_methods_state_survives(make: Make, tmp_path: Path, remembers: bool) -> None:
     # given a method whose credit depends on how often it was asked, and that saves this or forgets it
@@ -152,6 +153,7 @@ def test_a_methods_state_survives(make: Make, tmp_path: Path, remembers: bool) -
     assert (a == b) is remembers
 
 
+@pytest.mark.slow
 @linux
 def test_killed_at_five_random_moments(make: Make, tmp_path: Path) -> None:
     # given a run in one go, and how long it takes
@@ -177,6 +179,7 @@ def test_killed_at_five_random_moments(make: Make, tmp_path: Path) -> None:
     assert not list(done.store.folder.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("size", thrifty([200, 3_000, 200_000], 1))
 def test_a_full_disk_loses_nothing(make: Make, tmp_path: Path, size: int) -> None:
@@ -252,6 +255,7 @@ def test_two_processes_on_one_run(make: Make, results: Path) -> None:
     assert resume(stopped.store, Watcher()).record.status == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_truncated_points_file_is_rebuilt(make: Make, tmp_path: Path, finished: bool) -> None:
     # given a run whose points file is cut

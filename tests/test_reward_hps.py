@@ -146,6 +146,7 @@ def test_it_trains(make: Make, reward_files: RewardFiles, results: Path) -> None
     assert outcome.record.hashes["reward/hps/hps.pt"].startswith("unverified:")
 
 
+@pytest.mark.slow
 def test_other_weights_make_another_run(make: Make, reward_files: RewardFiles, results: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     runs = []

@@ -132,6 +132,7 @@ def test_it_is_quick_enough_for_a_laptop(reward: ShapesPrefReward) -> None:
     assert min(spent) < 0.2  # seconds of one core; a tenth of that as measured
 
 
+@pytest.mark.slow
 def test_a_run_on_it_has_a_proxy_and_a_gold(tmp_path: Path) -> None:
     flags = (
         "--method flat --reward shapes-pref --budget iterations=1 --quiet --set method.group=2 --set training.prompts=2"

@@ -121,6 +121,7 @@ def test_a_finished_run_is_found_and_not_run_again(make: Make, results: Path) ->
     assert resume(first.store, watcher).fresh is False
 
 
+@pytest.mark.slow
 def test_again_runs_it_anew(make: Make, results: Path) -> None:
     first = run(make(), results)
     watcher = Watcher()
@@ -149,6 +150,7 @@ def test_the_id_depends_on_all_that_matters(make: Make, results: Path, tmp_path:
     assert (explicit.record.run, explicit.fresh) == (ids[0], False)
 
 
+@pytest.mark.slow
 def test_the_id_depends_on_prompts_and_weights(make: Make, results: Path, tmp_path: Path) -> None:
     from tiny import make as make_model
 

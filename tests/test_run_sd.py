@@ -80,6 +80,7 @@ def test_a_method_runs_and_costs_what_its_forest_declares(
     assert max(ratios) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [
@@ -103,6 +104,7 @@ def test_training_along_a_flow_is_refused(make_run: Make, results: Path) -> None
             run(make_run(method={"name": "nft", "group": 2}, sampling={"kernel": kernel}), results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", thrifty(METHODS, 1))
 def test_the_same_seed_gives_the_same_points_and_images(make_run: Make, tmp_path: Path, name: str) -> None:
     chosen = make_run(method=METHODS[name], budget={"iterations": 2.0}, training={"updates": 2})
@@ -124,6 +126,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(make_run: Make, tmp_path: Path) 
     same_points(run(chosen, tmp_path / "cut").store, whole.store)
 
 
+@pytest.mark.slow
 def test_low_rank_training_with_a_kl_asks_the_reference_once_a_parent(make_run: Make, results: Path) -> None:
     chosen = make_run(budget={"iterations": 1.0}, model={"trainable": "lora", "lora_rank": 2}, objective={"beta": 0.01})
     last = run(chosen, results).store.rows()[-1]
@@ -132,12 +135,14 @@ def test_low_rank_training_with_a_kl_asks_the_reference_once_a_parent(make_run: 
     assert last["base_distance"] > 0
 
 
+@pytest.mark.slow
 def test_the_last_step_can_be_trained_as_ddpo_does(make_run: Make, results: Path) -> None:
     chosen = make_run(method=METHODS["ddpo"], budget={"iterations": 1.0}, sampling={"train_last": True})
 
     assert run(chosen, results).store.rows()[-1]["trained_edges"] == 2 * 2 * T
 
 
+@pytest.mark.slow
 def test_a_finished_runs_base_and_policy_can_be_compared(make_run: Make, results: Path) -> None:
     chosen = make_run(budget={"iterations": 2.0}, training={"learning_rate": 0.01})
     done = run(chosen, results)
@@ -183,6 +188,7 @@ def rolled(
     return grow(forest, schedule, handle, conditioning, noise, likelihood=likelihood), conditioning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("name", METHODS)
 def test_recorded_noise_and_log_probs_are_those_of_a_float64_reference(
@@ -216,6 +222,7 @@ def test_recorded_noise_and_log_probs_are_those_of_a_float64_reference(
     assert kstest(np.array(noises).ravel(), "norm").pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reduction", "tolerance"), [("mean", 1e-6), ("sum", 1e-3)])
 @pytest.mark.parametrize("name", METHODS)
 def test_before_the_first_update_the_ratio_is_one(pipeline: Path, name: str, reduction: str, tolerance: float) -> None:
@@ -233,6 +240,7 @@ def test_before_the_first_update_the_ratio_is_one(pipeline: Path, name: str, red
     assert float((ratio - 1).abs().max()) <= tolerance
 
 
+@pytest.mark.slow
 def test_another_eta_than_the_one_drawn_at_would_be_noticed(pipeline: Path) -> None:
     # the mutant: noise drawn at eta 1, scored in training at 0.98
     sd = sd_policy(pipeline)
@@ -245,6 +253,7 @@ def test_another_eta_than_the_one_drawn_at_would_be_noticed(pipeline: Path) -> N
     assert diagnostics.ratio_deviation > 1e-3
 
 
+@pytest.mark.slow
 def test_a_chains_suffix_is_ddim_without_noise(pipeline: Path) -> None:
     # given a tree whose window ends at step 3: diffusers' own DDIM takes its leaves from there
     sd = sd_policy(pipeline)

@@ -73,6 +73,7 @@ class TestARun:
         chosen = make()
         np.testing.assert_allclose(open_session(chosen).schedule.sigmas, shifted_grid(4), atol=1e-6)
 
+    @pytest.mark.slow
     def test_is_evaluated_on_the_models_own(self, make: Make, tmp_path: Path) -> None:
         # given the base on either grid, and one iteration of each
         own, flux = (run(make(sampling=grid, budget={"iterations": 1.0}), tmp_path / "runs") for grid in ({}, FLUX))

@@ -123,6 +123,7 @@ def trip(tmp_path: Path) -> Iterator[Path]:
             del registry._plugins[name]
 
 
+@pytest.mark.slow
 def test_done_cells_are_skipped_and_interrupted_ones_go_on(cells: tuple[Cell, ...], tmp_path: Path) -> None:
     """Given one cell done and one stopped, when swept, then only the second runs, to an uninterrupted one's points."""
     flat, tree = cells
@@ -141,6 +142,7 @@ def test_done_cells_are_skipped_and_interrupted_ones_go_on(cells: tuple[Cell, ..
     same_points(RunStore(mixed / tree.run), RunStore(whole / tree.run))
 
 
+@pytest.mark.slow
 def test_failed_cells_are_shown_and_retried_only_on_request(trip: Path, tmp_path: Path) -> None:
     """Given a method that fails, then the others are done, its reason is kept, and only a retry runs it again."""
     cells = suite_cells(parse_suite(SUITE + "[methods.falls]\n"))
@@ -209,6 +211,7 @@ def test_lost_points_of_a_done_run_are_rebuilt(
     assert points.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_holds_is_waited_for(
     cells: tuple[Cell, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

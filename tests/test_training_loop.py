@@ -160,6 +160,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", thrifty(METHODS, 2))
 def test_the_same_seed_gives_the_same_points_and_images(make: Make, tmp_path: Path, method: str) -> None:
     chosen = make(method=METHODS[method], budget={"iterations": 2.0}, training={"updates": 2})

@@ -186,6 +186,7 @@ def test_a_bundle_carries_prompts_scores_and_finds_one_that_was_changed(tmp_path
     assert any("reward/shapes is 0.7" in one and "have the mean 0.8" in one for one in said), said
 
 
+@pytest.mark.slow
 def test_pareto_and_the_report_say_the_words_and_the_rates(tmp_path: Path) -> None:
     with_trials(tmp_path / "r")
 
