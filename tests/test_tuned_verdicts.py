@@ -222,3 +222,15 @@ def test_over_workloads_there_is_a_mean_in_shares_of_base_to_ceiling(tmp_path: P
     (mean,) = means(without, summaries(without))
     assert mean.aggregate is None and "glyphs has none" in mean.reason
     assert means(found, summaries(found)) == ()  # of one workload there is no mean
+
+
+def test_gold_is_found_by_its_points_where_the_workload_is_not_installed(tmp_path: Path) -> None:
+    view = only(study(tmp_path))
+    curve = view.of("tree")[0]
+    foreign = replace(curve, record=curve.record.model_copy(update={"workload": "elsewhere"}))
+
+    here, there = curve.by_prompt(), foreign.by_prompt()
+    assert here is not None and there is not None
+    np.testing.assert_array_equal(there.end_P, here.end_P)
+    assert foreign.by_prompt("correctness") is not None
+    assert foreign.by_prompt("taste") is None and foreign.base_by_prompt("taste") is None

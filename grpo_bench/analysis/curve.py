@@ -130,7 +130,9 @@ class Curve:
     def base_by_prompt(self, name: str = "gold") -> Floats | None:
         """(P,) what the base's prompts scored, of a run that may have ended early; None as `by_prompt`, or damaged."""
         weights = self._weights(name)
-        if self.prompt_scores is None or not len(self.points) or not weights.keys() <= set(self.prompt_scores.columns):
+        if self.prompt_scores is None or not weights or not len(self.points):
+            return None
+        if not weights.keys() <= set(self.prompt_scores.columns):
             return None
         try:
             return base_by_prompt(self.prompt_scores, weights, self.column("iteration").astype(int).tolist())
@@ -142,14 +144,20 @@ class Curve:
         trained = parse_rewards(self.record.reward)
         if name == "proxy":
             return trained
-        judge = ""
-        if self.record.gold_is_proxy:
-            judge = next(iter(trained)) if len(trained) == 1 else ""
-        elif self.record.workload in WORKLOADS.names():
-            judge = WORKLOADS.get(self.record.workload).gold
+        judge = self._judge(trained)
         if name != "gold":
             return {f"{judge}-{name}": 1.0} if judge else {}
         return {judge: 1.0} if judge else trained if self.record.gold_is_proxy else {}
+
+    def _judge(self, trained: Mapping[str, float]) -> str:
+        """The reward that gold is; of a workload that is not installed here, the one whose scores gold's points are."""
+        if self.record.gold_is_proxy:
+            return next(iter(trained)) if len(trained) == 1 else ""
+        if self.record.workload in WORKLOADS.names():
+            return WORKLOADS.get(self.record.workload).gold
+        rewards = (str(name) for name in self.points.columns if str(name).startswith("reward/"))
+        same = (name for name in rewards if np.array_equal(self.column(name), self.gold))
+        return next(same, "").removeprefix("reward/")
 
     def final(self, name: str) -> float:
         """A column at the budget, between the two points around it; the last value where a run ends before it.
