@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from running import Make, Watcher, run, same_points
 from thrift import thrifty
 
+from grpo_bench.analysis.by_prompt import by_prompt
 from grpo_bench.errors import UserError
 from grpo_bench.store.prompt_scores import encode, parse_prompt_scores, with_scores
 from grpo_bench.store.run import PROMPT_SCORES
@@ -83,3 +85,15 @@ def test_what_no_evaluation_gives_is_refused(tmp_path: Path, changed: dict[str, 
 
     with pytest.raises(UserError, match=said):
         parse_prompt_scores(data, tmp_path / "prompt_scores.parquet")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "noise"),
+    [([0, 2], [0, 0]), ([0, 1], [1, 1]), ([-1, 0], [0, 0]), ([0, 10**12], [0, 0]), ([0, 1, 0], [0, 0, 1]), ([], [])],
+    ids=["gap", "from-1", "negative", "huge", "half", "none"],
+)
+def test_scores_of_prompts_that_are_not_counted_are_refused(prompt: list[int], noise: list[int]) -> None:
+    """Also where a small table would ask for an array of any size."""
+    scores = pd.DataFrame({"iteration": 0, "noise": noise, "prompt": prompt, "r": 0.5}, index=range(len(prompt)))
+    with pytest.raises(UserError, match=r"counted from 0|every prompt and noise"):
+        by_prompt(scores.astype({"noise": int, "prompt": int, "iteration": int}), {"r": 1.0}, [0, 1], [0, 1], 1)

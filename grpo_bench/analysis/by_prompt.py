@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from grpo_bench.analysis.at_budget import FloatArray, read_at
 from grpo_bench.errors import UserError
@@ -64,12 +64,24 @@ def _weighted(scores: pd.DataFrame, weights: Mapping[str, float], iterations: Se
     absent = [name for name in weights if name not in scores]
     if absent:
         raise UserError(f"the run has no prompts' scores of {absent[0]!r}; run it anew with --again")
-    place = {iteration: point for point, iteration in enumerate(iterations)}
-    known = scores[scores["iteration"].isin(place)]
-    prompts, noises = (known[key].nunique() for key in ("prompt", "noise"))
-    if not len(known) or known["prompt"].max() >= prompts or known["noise"].max() >= noises:
+    at_M = np.asarray(iterations, dtype=np.int64)
+    when_R, prompt_R, noise_R = (scores[key].to_numpy(np.int64) for key in ("iteration", "prompt", "noise"))
+    point_R = np.minimum(np.searchsorted(at_M, when_R), len(at_M) - 1)
+    known_R = at_M[point_R] == when_R
+    point_R, prompt_R, noise_R = point_R[known_R], prompt_R[known_R], noise_R[known_R]
+    prompts, noises = _counted(prompt_R), _counted(noise_R)
+    # The base has every prompt under every noise; so a hostile file cannot ask for more numbers than it has rows.
+    if not 0 < prompts * noises <= len(point_R):
         raise UserError("the run's prompts or noises are not counted from 0 without a gap; run it anew with --again")
-    value_MPK = np.full((len(iterations), prompts, noises), np.nan)
-    value = sum(weight * known[name].to_numpy(np.float64) for name, weight in weights.items())
-    value_MPK[known["iteration"].map(place), known["prompt"], known["noise"]] = value
+    value_MPK = np.full((len(at_M), prompts, noises), np.nan)
+    value_R = sum(weight * scores[name].to_numpy(np.float64)[known_R] for name, weight in weights.items())
+    value_MPK[point_R, prompt_R, noise_R] = value_R
     return value_MPK
+
+
+def _counted(number_R: NDArray[np.int64]) -> int:
+    """How many different numbers there are, if they are 0, 1, 2 and so on; else 0."""
+    if not len(number_R) or number_R.min() < 0 or number_R.max() >= len(number_R):
+        return 0
+    there_N = np.bincount(number_R) > 0
+    return len(there_N) if there_N.all() else 0
