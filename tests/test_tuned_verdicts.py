@@ -234,3 +234,11 @@ def test_gold_is_found_by_its_points_where_the_workload_is_not_installed(tmp_pat
     np.testing.assert_array_equal(there.end_P, here.end_P)
     assert foreign.by_prompt("correctness") is not None
     assert foreign.by_prompt("taste") is None and foreign.base_by_prompt("taste") is None
+
+
+def test_a_choice_whose_trial_lost_its_points_cannot_be_computed_again(tmp_path: Path) -> None:
+    with_trials(tmp_path)
+    (tmp_path / "study-tree-x3-s100" / "points.parquet").unlink()
+
+    (said,) = studies(tmp_path)[0].contradictions
+    assert "for tree on shapes cannot be computed again" in said and "study-tree-x3-s100" in said

@@ -73,8 +73,8 @@ def _gain(curves: Mapping[str, Curve], cell: CellRecord, name: str) -> Gain:
         raise UserError(f"its trial {cell.run} is not here")
     if curve.record.status == "diverged":
         return "diverged"
-    read = curve.by_prompt(name)
-    if curve.unfinished or read is None:
+    read = None if curve.unfinished else curve.by_prompt(name)
+    if read is None:
         raise UserError(f"its trial {cell.run} cannot be read: {curve.unfinished or 'nobody here knows its judge'}")
     return read.gain
 
