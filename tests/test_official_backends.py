@@ -53,8 +53,8 @@ def name(request: pytest.FixtureRequest, data: Path) -> str:
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for anything beyond this machine is refused at once."""
+def no_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for anything beyond this machine is refused at once, when the environment of `name` is installed."""
     for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
 
