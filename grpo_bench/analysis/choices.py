@@ -103,6 +103,5 @@ def _close(one: object, other: object) -> bool:
 def _said(choice: ChoiceRecord) -> str:
     if choice.factor is None:
         return "none"
-    gain = choice.gains.get(f"{choice.best:.6g}")
-    gained = "" if gain is None else f" (best gain {gain:+.4f})"
+    gained = "" if choice.best_gain is None else f" (best gain {choice.best_gain:+.4f})"
     return f"{choice.factor:.6g}{'' if choice.bracketed else ', not bracketed'}{gained}"

@@ -201,7 +201,7 @@ def margin(choices: Sequence[ChoiceRecord], baseline: str) -> float:
     own = [choice for choice in choices if choice.label == baseline and choice.best is not None]
     if not own:
         return math.nan
-    gain = own[-1].gains.get(f"{own[-1].best:.6g}")
+    gain = own[-1].best_gain
     try:
         return words.equivalence_margin(math.nan if gain is None else gain)
     except UserError:

@@ -124,8 +124,13 @@ class Curve:
             return None
         if name not in ("gold", "proxy") and not weights.keys() <= set(self.prompt_scores.columns):
             return None
-        iterations = self.column("iteration").astype(int).tolist()
-        return by_prompt(self.prompt_scores, weights, iterations, self.column(column), amount)
+        return by_prompt(self.prompt_scores, weights, self._iterations, self.column(column), amount)
+
+    @property
+    def _iterations(self) -> list[int]:
+        """Where its points lie, as prompts' scores name them."""
+        iterations: list[int] = self.column("iteration").astype(int).tolist()
+        return iterations
 
     def base_by_prompt(self, name: str = "gold") -> Floats | None:
         """(P,) what the base's prompts scored, of a run that may have ended early; None as `by_prompt`, or damaged."""
@@ -135,7 +140,7 @@ class Curve:
         if not weights.keys() <= set(self.prompt_scores.columns):
             return None
         try:
-            return base_by_prompt(self.prompt_scores, weights, self.column("iteration").astype(int).tolist())
+            return base_by_prompt(self.prompt_scores, weights, self._iterations)
         except UserError:
             return None
 

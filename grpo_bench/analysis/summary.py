@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from grpo_bench.analysis.reading import area, at_cost, curve_at, measured_refere
 from grpo_bench.analysis.statistics import Estimate, t_interval
 from grpo_bench.analysis.study import Curve, Floats, Study, View
 from grpo_bench.analysis.targets import Reached, reached, time_to_target
+from grpo_bench.analysis.twoway import TwoWay
 from grpo_bench.analysis.words import FEWEST_SEEDS
 from grpo_bench.store.suite import ChoiceRecord, References
 
@@ -148,6 +149,11 @@ class ViewSummary:
     choices: tuple[Chosen, ...]
     """Of a tuned suite: by what each label's rate was chosen."""
     ended: tuple[Ended, ...]
+
+    @property
+    def two_way(self) -> tuple[TwoWay, ...]:
+        """The contrasts' tables of seeds and prompts; none of runs that do not store what each prompt scored."""
+        return tuple(one.two_way for one in self.contrasts if one.two_way is not None)
 
     def method(self, label: str) -> MethodSummary:
         """The figures of a label; raises KeyError."""
@@ -385,12 +391,19 @@ def _rate(view: View, label: str) -> float:
     return known[0] if known else math.nan
 
 
-def plain(value: object) -> object:
-    """A value for JSON: a number that is not finite, which JSON has no word for, becomes None."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+def plain(value: object, digits: int | None = None) -> object:
+    """A value for JSON: a number that is not finite, which JSON has no word for, becomes None.
+
+    Floats are rounded to so many significant digits, where a number of them is given.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value), digits)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, digits) for item in value]
     if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
+        if not math.isfinite(value):
+            return None
+        return float(value) if digits is None else float(f"{value:.{digits}g}")
     return value

@@ -24,8 +24,9 @@ Axis = Literal["nfe", "rollout-nfe", "reward-calls", "updates", "seconds"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Part = Literal["main", "tuning", "base"]
-Protocol = Literal["shared", "tuned"]
 """Reported runs; runs at other learning rates, on their own seeds; the base under other evaluation noise."""
+Protocol = Literal["shared", "tuned"]
+"""One learning rate for all labels, or each label's own."""
 
 
 class _Frozen(BaseModel):
@@ -72,6 +73,11 @@ class ChoiceRecord(_Frozen):
     """What the proxy alone would have chosen."""
     gains: dict[str, float | None]
     """Mean gain in gold by factor; None where a trial diverged."""
+
+    @property
+    def best_gain(self) -> float | None:
+        """The mean gain at the best of the factors that were tried."""
+        return None if self.best is None else self.gains.get(f"{self.best:.6g}")
 
 
 class References(_Frozen):

@@ -11,9 +11,8 @@ from rich.text import Text
 
 from grpo_bench.analysis.axes import TITLES, Axis
 from grpo_bench.analysis.coverage import measured_coverage
-from grpo_bench.analysis.coverage_table import two_way_sentence
 from grpo_bench.analysis.means import means
-from grpo_bench.analysis.report.verdict import below_floor, mean_sentence
+from grpo_bench.analysis.report.verdict import below_floor, differences_cover, mean_sentence
 from grpo_bench.analysis.report.words import many
 from grpo_bench.analysis.words import FEWEST_SEEDS
 from grpo_bench.terminal.tables import stdout_console
@@ -139,7 +138,7 @@ def _leaders(found: AxisSummary) -> str:
 
 
 def _contrasts(summary: ViewSummary) -> Table:
-    other = "these prompts, this noise" if any(one.two_way for one in summary.contrasts) else "Bonferroni"
+    other = "these prompts, this noise" if summary.two_way else "Bonferroni"
     numbers = ("seeds", "difference [95%]", f"[{other}]", "Holm's p", "permutation p (floor)", "correlation")
     table = _table(*numbers, word="verdict")
     for one in summary.contrasts:
@@ -189,7 +188,7 @@ def _rates(summary: ViewSummary) -> Table:
     for one in summary.choices:
         choice = one.choice
         gains = {float(factor): gain for factor, gain in choice.gains.items() if gain is not None}
-        best = math.nan if choice.best is None else gains.get(float(f"{choice.best:.6g}"), math.nan)
+        best = math.nan if choice.best_gain is None else choice.best_gain
         cells = (
             f"{one.rate:.3g}" if math.isfinite(one.rate) else NOTHING,
             _factor(choice.factor) if choice.bracketed else f"{_factor(choice.factor)} (not bracketed)",
@@ -226,7 +225,7 @@ def qualifications(summary: ViewSummary, axis: Axis) -> list[str]:
             "is called a gain."
         )
         lines += [line for line in (below_floor(summary),) if line]
-    elif summary.methods and not any(one.two_way for one in summary.contrasts):
+    elif summary.methods and not summary.two_way:
         lines.append("Noise floor: not measured; it takes evaluations of the untrained base under other noise.")
     lines += _coverage(summary)
     if summary.methods and not summary.frozen:
@@ -236,11 +235,9 @@ def qualifications(summary: ViewSummary, axis: Axis) -> list[str]:
 
 def _coverage(summary: ViewSummary) -> list[str]:
     """What the intervals above cover, for each number of seeds in the tables."""
-    two_way = [one.two_way for one in summary.contrasts if one.two_way is not None]
     lines = []
-    if two_way:
-        seeds, prompts = min(one.seeds for one in two_way), min(one.prompts for one in two_way)
-        lines.append(f"Differences, for other seeds and prompts: {two_way_sentence(seeds, prompts)}.")
+    if summary.two_way:
+        lines.append(f"Differences, for other seeds and prompts: {differences_cover(summary)}.")
     for seeds in sorted({len(one.seeds) for one in summary.methods}):
         known = measured_coverage(seeds)
         if known is not None:

@@ -66,7 +66,7 @@ def collect(summary: ViewSummary, title: str) -> Contrasts | None:
         near = (one.difference.low, one.difference.high)
         differences.append(Difference(one.label, one.primary, one.seeds, one.difference.mean, near, wide, one.holm_p))
     floor = summary.floor.gold if summary.floor else math.nan
-    two_way = any(one.two_way for one in found)
+    two_way = bool(summary.two_way)
     return Contrasts(title, summary.baseline, floor, two_way, tuple(differences))
 
 

@@ -6,14 +6,11 @@ Collecting is cheap and done first; drawing is most of the time, and can be shar
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
-
-import numpy as np
 
 from grpo_bench.analysis.axes import AXES
 from grpo_bench.analysis.plots import contrasts, curves, gap, panels, pareto, phases, tuning
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
 
     from grpo_bench.analysis.study import Study, View
     from grpo_bench.analysis.summary import ViewSummary
+from grpo_bench.analysis.summary import plain as exact
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 DIGITS = 10
@@ -124,16 +122,8 @@ def save_data(data: Mapping[str, object], path: Path) -> Path:
 
 
 def plain(value: object) -> object:
-    """Values for JSON: floats rounded to DIGITS significant digits, NaN and infinity as None."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-    return value
+    """`summary.plain` with floats rounded to DIGITS significant digits."""
+    return exact(value, DIGITS)
 
 
 def _notes(view: View, found: Mapping[str, Plotted]) -> list[str]:

@@ -93,7 +93,7 @@ def _cost(method: MethodSummary, column: str) -> Cell:
 
 def contrasts(summary: ViewSummary) -> Table:
     """Every difference from the baseline with all that decides it; the primary ones first."""
-    two_way = any(one.two_way for one in summary.contrasts)
+    two_way = bool(summary.two_way)
     heads = (
         Head("method", numeric=False),
         Head(

@@ -152,7 +152,7 @@ def _judge(summary: ViewSummary) -> str:
 
 
 def _floor(summary: ViewSummary) -> str:
-    if any(one.two_way for one in summary.contrasts):
+    if summary.two_way:
         bases = [method.base for method in summary.methods]
         return f"The untrained base scores {score(sum(bases) / len(bases))} under all evaluation noises."
     base = f"The untrained base scores {score(summary.references.base)}"
@@ -200,18 +200,20 @@ def _covered(summary: ViewSummary) -> list[str]:
     coverage = measured_coverage(min(counts))
     if coverage:
         told.append(f"Intervals of means over {_range(counts)} seeds: {coverage.sentence}.")
-    two_way = [contrast.two_way for contrast in summary.contrasts if contrast.two_way is not None]
-    if two_way:
-        seeds, prompts = min(one.seeds for one in two_way), min(one.prompts for one in two_way)
-        told.append(
-            f"Intervals of differences hold for other seeds and other prompts: {two_way_sentence(seeds, prompts)}."
-        )
+    if summary.two_way:
+        told.append(f"Intervals of differences hold for other seeds and other prompts: {differences_cover(summary)}.")
         return told
     compared = {contrast.seeds for contrast in summary.contrasts}
     paired = measured_coverage(min(compared), "paired") if compared else None
     if paired:
         told.append(f"Intervals of differences over {_range(compared)} paired seeds: {paired.sentence}.")
     return told
+
+
+def differences_cover(summary: ViewSummary) -> str:
+    """What the two-way intervals of a view were measured to cover, at the fewest seeds and prompts among them."""
+    seeds, prompts = (min(getattr(one, size) for one in summary.two_way) for size in ("seeds", "prompts"))
+    return two_way_sentence(seeds, prompts)
 
 
 def _range(counts: set[int]) -> str:
