@@ -15,6 +15,9 @@ from grpo_bench.training.planning import check_plan, make_method
 GOOD = small_suite("mine", seeds=2)
 
 
+THREE = (("shapes", "shapes-pref"), ("count", "count"), ("glyphs", "glyphs"))
+
+
 def changed(old: str, new: str) -> Suite:
     assert GOOD.count(old) == 1
     return parse_suite(GOOD.replace(old, new))
@@ -31,6 +34,11 @@ def changed(old: str, new: str) -> Suite:
         ('name = "mine"', 'name = "mine"\ndigest = "0"', "no key is named 'digest'"),
         ('["gaussian"]\nrewards', '["gaussian", "gaussian"]\nrewards', "workloads names 'gaussian' twice"),
         ('rewards = ["gaussian"]', 'rewards = ["gaussian", "gaussian"]', "rewards names 'gaussian' twice"),
+        ('rewards = ["gaussian"]', "rewards = 5", "rewards = 5 is not allowed"),
+        ('rewards = ["gaussian"]', "rewards = []", "rewards = [] is not allowed"),
+        ('rewards = ["gaussian"]', "rewards = { gaussian = 5 }", "is not allowed: must be a list"),
+        ('rewards = ["gaussian"]', 'rewards = { shapes = "gaussian" }', "rewards.shapes: the suite has no such workload"),
+        ('["gaussian"]\nrewards = ["gaussian"]', '["gaussian", "count"]\nrewards = { gaussian = "gaussian" }', "'count'"),
         ("[methods.tree]", '[methods.tree]\nset.recipe = "dancegrpo"', "methods.tree.set.recipe is not a setting"),
         ("[methods.tree]", "[methods.tree]\nset.seed = 3", "methods.tree.set.seed cannot be set for cells"),
         ("[methods.tree]", "[methods.tree]\nset.budget.nfe = 3", "methods.tree.set.budget cannot be set for cells"),
@@ -116,6 +124,15 @@ set.training.learning_rate = 0.25
         ("shapes", "shapes-appeal", "flat"): 0.5,
         ("shapes", "shapes-appeal", "tree"): 0.25,
     }
+
+
+def test_a_table_of_rewards_gives_each_workload_its_own() -> None:
+    """Given three workloads with a reward each, then no workload is trained on another's."""
+    text = wide('["shapes", "count", "glyphs"]', '{ shapes = "shapes-pref", count = "count", glyphs = "glyphs" }')
+
+    scenes = [(cell.record.workload, cell.record.reward) for cell in suite_cells(parse_suite(text))]
+
+    assert scenes == 2 * [(*scene,) for scene in THREE for _ in ("flat", "tree")]
 
 
 def test_an_override_of_a_workload_is_for_that_workload() -> None:

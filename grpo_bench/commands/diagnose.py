@@ -143,18 +143,19 @@ def _config(
     from grpo_bench.resolve import flags, resolve
     from grpo_bench.sweeping.cells import label_config
 
+    trained = dict(reversed(suite.scenes)).get(workload) if suite is not None else None
     over = flags(reward=reward, seed=seed, device=device)
     for assignment in sets:
         over = merge(over, parse_set(assignment))
     if suite is not None and label in suite.methods:
-        if workload not in suite.workloads:
+        if trained is None:
             raise UserError(f"suite {suite.name!r} has no workload {workload!r}; {nearest(workload, suite.workloads)}")
-        config = label_config(suite, workload, reward or suite.rewards[0], label)
+        config = label_config(suite, workload, reward or trained, label)
         return validated(RunConfig, merge(config.model_dump(exclude_none=True), over))
     known = [entry.name for entry in METHODS.entries()]
     if label not in known:
         raise UserError(
             f"no method or label is named {label!r}; {nearest(label, {*known, *(suite.methods if suite else ())})}"
         )
-    own = flags(method=label, workload=workload, reward=suite.rewards[0] if suite else None)
+    own = flags(method=label, workload=workload, reward=trained)
     return resolve(merge(own, over), "controlled", None, None)

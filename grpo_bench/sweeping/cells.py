@@ -67,12 +67,11 @@ def lines_of(suite: Suite) -> Lines:
     """The config of every label on every workload and reward, without a seed; raises as `suite_cells`."""
     for workload in suite.workloads:
         WORKLOADS.get(workload)
-    for name in (name for reward in suite.rewards for name in parse_rewards(reward)):
+    for name in (name for _, reward in suite.scenes for name in parse_rewards(reward)):
         REWARDS.get(name)
     lines = {
         (workload, reward, label): label_config(suite, workload, reward, label)
-        for workload in suite.workloads
-        for reward in suite.rewards
+        for workload, reward in suite.scenes
         for label in suite.methods
     }
     _check_lines(suite, lines)

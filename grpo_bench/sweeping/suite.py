@@ -55,6 +55,15 @@ def _seeds(value: object) -> object:
     return seeds
 
 
+def _rewards(value: object) -> object:
+    """A list of rewards, or a table of one by workload."""
+    of = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else None
+    if not of or not all(isinstance(reward, str) for reward in of):
+        raise ValueError('must be a list of rewards, such as ["shapes"], or a table by workload, such as '
+                         '{ shapes = "shapes-pref", count = "count" }')  # fmt: skip
+    return value if isinstance(value, dict) else tuple(of)
+
+
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], BeforeValidator(_seeds)]
 
 
@@ -110,7 +119,8 @@ class Suite(Section):
     title: str = ""
     about: str = ""
     workloads: tuple[str, ...] = Field(("shapes",), min_length=1)
-    rewards: tuple[str, ...] = Field(min_length=1)
+    rewards: Annotated[tuple[str, ...] | dict[str, str], BeforeValidator(_rewards)]
+    """On every workload; or a table, by workload."""
     seeds: Seeds
     protocol: Protocol = "shared"
     """`tuned`: every label runs at the rate that its own trials chose; `shared`: one rate for all."""
@@ -130,6 +140,13 @@ class Suite(Section):
     references: dict[str, References] = Field(default_factory=dict)
     digest: str = ""
     """sha256 of the file's text."""
+
+    @property
+    def scenes(self) -> tuple[tuple[str, str], ...]:
+        """Each workload with each reward that is trained on there."""
+        if isinstance(self.rewards, dict):
+            return tuple((workload, self.rewards[workload]) for workload in self.workloads)
+        return tuple((workload, reward) for workload in self.workloads for reward in self.rewards)
 
     @property
     def primary(self) -> tuple[str, ...]:
@@ -241,10 +258,15 @@ def _check_budget(budget: object) -> None:
 
 def _check(suite: Suite) -> None:
     _check_labels(suite)
-    for what, names in (("workloads", suite.workloads), ("rewards", suite.rewards), ("contrasts", suite.contrasts)):
+    for what, names in (
+        ("workloads", suite.workloads),
+        ("rewards", () if isinstance(suite.rewards, dict) else suite.rewards),
+        ("contrasts", suite.contrasts),
+    ):
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise UserError(f"{what} names {twice[0]!r} twice; name it once")
+    _check_rewards(suite)
     _check_own("settings", suite.settings)
     for label, entry in suite.methods.items():
         _check_own(f"methods.{label}.set", entry.set)
@@ -254,10 +276,22 @@ def _check(suite: Suite) -> None:
         _check_own(f"overrides.{place}.set", override.set)
         _check_match(suite, override, place)
     _check_tuning(suite)
-    pairs = [f"{workload}/{reward}" for workload in suite.workloads for reward in suite.rewards]
+    pairs = [f"{workload}/{reward}" for workload, reward in suite.scenes]
     for key in suite.references:
         if key not in pairs:
             raise UserError(f"references of {key!r}: the suite has no such workload and reward; {nearest(key, pairs)}")
+
+
+def _check_rewards(suite: Suite) -> None:
+    """A table of rewards has the suite's workloads, and no other."""
+    if not isinstance(suite.rewards, dict):
+        return
+    for workload in suite.rewards:
+        if workload not in suite.workloads:
+            raise UserError(f"rewards.{workload}: the suite has no such workload; {nearest(workload, suite.workloads)}")
+    for workload in suite.workloads:
+        if workload not in suite.rewards:
+            raise UserError(f'rewards has nothing for the workload {workload!r}; add {workload} = "a reward" to it')
 
 
 def _check_labels(suite: Suite) -> None:
@@ -291,7 +325,7 @@ def _check_match(suite: Suite, override: Override, place: int) -> None:
     known: tuple[tuple[str, tuple[str, ...], Iterable[str]], ...] = (
         ("labels", override.labels, suite.methods),
         ("workloads", override.workloads, suite.workloads),
-        ("rewards", override.rewards, suite.rewards),
+        ("rewards", override.rewards, {reward for _, reward in suite.scenes}),
     )
     for what, names, there in known:
         for name in names:
