@@ -37,8 +37,16 @@ def changed(old: str, new: str) -> Suite:
         ('rewards = ["gaussian"]', "rewards = 5", "rewards = 5 is not allowed"),
         ('rewards = ["gaussian"]', "rewards = []", "rewards = [] is not allowed"),
         ('rewards = ["gaussian"]', "rewards = { gaussian = 5 }", "is not allowed: must be a list"),
-        ('rewards = ["gaussian"]', 'rewards = { shapes = "gaussian" }', "rewards.shapes: the suite has no such workload"),
-        ('["gaussian"]\nrewards = ["gaussian"]', '["gaussian", "count"]\nrewards = { gaussian = "gaussian" }', "'count'"),
+        (
+            'rewards = ["gaussian"]',
+            'rewards = { shapes = "gaussian" }',
+            "rewards.shapes: the suite has no such workload",
+        ),
+        (
+            '["gaussian"]\nrewards = ["gaussian"]',
+            '["gaussian", "count"]\nrewards = { gaussian = "gaussian" }',
+            "'count'",
+        ),
         ("[methods.tree]", '[methods.tree]\nset.recipe = "dancegrpo"', "methods.tree.set.recipe is not a setting"),
         ("[methods.tree]", "[methods.tree]\nset.seed = 3", "methods.tree.set.seed cannot be set for cells"),
         ("[methods.tree]", "[methods.tree]\nset.budget.nfe = 3", "methods.tree.set.budget cannot be set for cells"),

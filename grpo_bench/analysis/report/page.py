@@ -17,7 +17,9 @@ from markupsafe import Markup
 from grpo_bench import __version__
 from grpo_bench.analysis.axes import AXES
 from grpo_bench.analysis.means import means
+from grpo_bench.analysis.plots.gradients import panel
 from grpo_bench.analysis.report import fairness, origin, tables, verdict
+from grpo_bench.analysis.report.answer import Sentence, answer
 from grpo_bench.analysis.report.claimed import claims
 from grpo_bench.analysis.report.figures import Json, dark, ink_classes, styles, view_data
 from grpo_bench.analysis.report.images import MOST_BYTES, Gallery, gallery
@@ -25,7 +27,7 @@ from grpo_bench.analysis.report.ranking import Ranking, ranking
 from grpo_bench.analysis.report.samples import samples
 from grpo_bench.analysis.report.words import Table, amount, clean, many
 from grpo_bench.analysis.study import Study, View, studies
-from grpo_bench.analysis.summary import ViewSummary, summaries
+from grpo_bench.analysis.summary import AxisSummary, ViewSummary, summaries
 from grpo_bench.errors import UserError
 from grpo_bench.palette import Style
 from grpo_bench.store.atomic import write_text
@@ -42,6 +44,8 @@ class ViewPart:
     anchor: str
     title: str
     facts: str
+    answer: tuple[Sentence, ...]
+    """Of a tuned suite; the others open with who is on the frontier."""
     headline: str
     decided: tuple[str, ...]
     caveats: tuple[str, ...]
@@ -106,7 +110,8 @@ def render(found: Sequence[Study], diagnoses: Sequence[Diagnosis] = ()) -> str:
     drawn = styles(found)
     figures = [summaries(study) for study in found]
     share = MOST_BYTES // max(1, sum(len(study.views) for study in found))
-    parts = [_study(place, study, figures[place], share, diagnoses) for place, study in enumerate(found)]
+    seconds = timed([one for own in figures for one in own])
+    parts = [_study(place, study, figures[place], share, diagnoses, seconds) for place, study in enumerate(found)]
     data: Json = {
         part.anchor: view_data(view, summary, drawn)
         for place, study in enumerate(found)
@@ -139,15 +144,44 @@ def script_json(data: Json) -> Markup:
     return Markup(text)
 
 
+def timed(figures: Sequence[ViewSummary]) -> dict[tuple[str, str], AxisSummary]:
+    """By workload and reward, the comparison over seconds of tuned labels that had their machine to themselves."""
+    return {
+        (one.workload, one.reward): axis
+        for one in figures
+        if one.protocol == "tuned"
+        for axis in one.axes
+        if axis.axis == "seconds"
+    }
+
+
+def answers(
+    view: View,
+    summary: ViewSummary,
+    diagnoses: Sequence[Diagnosis],
+    seconds: Mapping[tuple[str, str], AxisSummary],
+) -> tuple[Sentence, ...]:
+    """The answer that a tuned view opens with, beside the diagnosis and the timed runs of its workload and reward."""
+    scene = (view.workload, view.reward)
+    policies = [one for own in diagnoses if (own.workload, own.reward) == scene for one in own.policies]
+    ranks = panel(policies[0], view).ranks if policies else None
+    return answer(summary, seconds.get(scene), ranks) if summary.protocol == "tuned" else ()
+
+
 def _study(
-    place: int, study: Study, summaries: Sequence[ViewSummary], share: int, diagnoses: Sequence[Diagnosis]
+    place: int,
+    study: Study,
+    summaries: Sequence[ViewSummary],
+    share: int,
+    diagnoses: Sequence[Diagnosis],
+    seconds: Mapping[tuple[str, str], AxisSummary],
 ) -> StudyPart:
     anchor = f"study-{place + 1}"
     return StudyPart(
         anchor=anchor,
         title=clean(study.title or study.name, 200),
         views=tuple(
-            _view(f"{anchor}-view-{number + 1}", view, summary, share, diagnoses)
+            _view(f"{anchor}-view-{number + 1}", view, summary, share, diagnoses, seconds)
             for number, (view, summary) in enumerate(zip(study.views, summaries, strict=True))
         ),
         means=tuple(verdict.mean_sentence(mean) for mean in means(study, summaries)),
@@ -158,7 +192,14 @@ def _study(
     )
 
 
-def _view(anchor: str, view: View, summary: ViewSummary, share: int, diagnoses: Sequence[Diagnosis]) -> ViewPart:
+def _view(
+    anchor: str,
+    view: View,
+    summary: ViewSummary,
+    share: int,
+    diagnoses: Sequence[Diagnosis],
+    seconds: Mapping[tuple[str, str], AxisSummary],
+) -> ViewPart:
     budget = next((curve.config.get("budget") for curve in view.curves), None)
     allowed = ", ".join(f"{amount(value)} {kind}" for kind, value in budget.items()) if isinstance(budget, dict) else ""
     runs = f"{many(len(view.curves), 'finished run')} of {many(len(view.labels), 'method')}"
@@ -166,6 +207,7 @@ def _view(anchor: str, view: View, summary: ViewSummary, share: int, diagnoses: 
         anchor=anchor,
         title=f"{clean(view.workload)}, trained on {clean(view.reward)}: {view.protocol} protocol",
         facts="; ".join(fact for fact in (runs, f"budget {allowed}" if allowed else "", f"tier {view.tier}") if fact),
+        answer=answers(view, summary, diagnoses, seconds),
         headline=verdict.headline(summary),
         decided=verdict.decided(summary) if summary.methods else (),
         caveats=verdict.caveats(summary),
