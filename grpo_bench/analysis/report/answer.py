@@ -1,4 +1,4 @@
-"""The answer in five sentences: who buys most, how sure, how sensitive to the rate, what goes with it, what is not known.
+"""The answer in five sentences: who buys most, how sure, how sensitive to the rate, what goes with it, what is unknown.
 
 Every word of them comes from a verdict or a figure of the view; a part that was not measured is said to be missing.
 """
@@ -73,7 +73,8 @@ def _most(summary: ViewSummary, seconds: AxisSummary | None) -> str:
     found = {one.axis: one for one in summary.axes} | ({"seconds": seconds} if seconds is not None else {})
     told = [f"at equal {EQUAL[axis]} {_leader(found[axis].frontier[-1])}" for axis in AXES if axis in found]
     untimed = "" if "seconds" in found else "; over seconds nothing is known, since no run had its machine to itself"
-    return f"The highest mean gold has, {'; '.join(told)}{untimed} (leads are exploratory: whoever leads was picked for it)."
+    picked = "leads are exploratory: whoever leads was picked for it"
+    return f"The highest mean gold has, {'; '.join(told)}{untimed} ({picked})."
 
 
 def _leader(last: Stretch) -> str:
