@@ -13,7 +13,7 @@ from grpo_bench.analysis.at_budget import FloatArray, read_at
 from grpo_bench.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class ByPrompt:
 
 
 def by_prompt(
-    scores: pd.DataFrame,
+    scores: pa.Table,
     weights: Mapping[str, float],
     iterations: Sequence[int],
     cost_M: ArrayLike,
@@ -47,7 +47,7 @@ def by_prompt(
     return ByPrompt(_base(value_MPK), read_at(cost_M, value_MPK, budget))
 
 
-def base_by_prompt(scores: pd.DataFrame, weights: Mapping[str, float], iterations: Sequence[int]) -> FloatArray:
+def base_by_prompt(scores: pa.Table, weights: Mapping[str, float], iterations: Sequence[int]) -> FloatArray:
     """(P,) the same of the untrained base alone, for a run that ended before its budget; raises as `by_prompt`."""
     return _base(_weighted(scores, weights, iterations))
 
@@ -59,13 +59,13 @@ def _base(value_MPK: FloatArray) -> FloatArray:
     return np.asarray(base_P, dtype=np.float64)
 
 
-def _weighted(scores: pd.DataFrame, weights: Mapping[str, float], iterations: Sequence[int]) -> FloatArray:
+def _weighted(scores: pa.Table, weights: Mapping[str, float], iterations: Sequence[int]) -> FloatArray:
     """(M, P, K) by point, prompt and noise; at a point with fewer noises than the first, NaN under the others."""
-    absent = [name for name in weights if name not in scores]
+    absent = [name for name in weights if name not in scores.column_names]
     if absent:
         raise UserError(f"the run has no prompts' scores of {absent[0]!r}; run it anew with --again")
     at_M = np.asarray(iterations, dtype=np.int64)
-    when_R, prompt_R, noise_R = (scores[key].to_numpy(np.int64) for key in ("iteration", "prompt", "noise"))
+    when_R, prompt_R, noise_R = (scores[key].to_numpy() for key in ("iteration", "prompt", "noise"))
     point_R = np.minimum(np.searchsorted(at_M, when_R), len(at_M) - 1)
     known_R = at_M[point_R] == when_R
     point_R, prompt_R, noise_R = point_R[known_R], prompt_R[known_R], noise_R[known_R]
@@ -74,7 +74,7 @@ def _weighted(scores: pd.DataFrame, weights: Mapping[str, float], iterations: Se
     if not 0 < prompts * noises <= len(point_R):
         raise UserError("the run's prompts or noises are not counted from 0 without a gap; run it anew with --again")
     value_MPK = np.full((len(at_M), prompts, noises), np.nan)
-    value_R = sum(weight * scores[name].to_numpy(np.float64)[known_R] for name, weight in weights.items())
+    value_R = sum(weight * scores[name].to_numpy().astype(np.float64)[known_R] for name, weight in weights.items())
     value_MPK[point_R, prompt_R, noise_R] = value_R
     return value_MPK
 

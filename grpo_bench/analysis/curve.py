@@ -20,6 +20,7 @@ from grpo_bench.store.record import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 Floats = npt.NDArray[np.float64]
 Part = Literal["main", "tuning", "base"]
@@ -47,7 +48,7 @@ class Curve:
     """config.toml as it stands."""
     points: pd.DataFrame
     """Its points in order; empty where it ended before the first."""
-    prompt_scores: pd.DataFrame | None = None
+    prompt_scores: pa.Table | None = None
     """What each held-out prompt scored; None of a run made before that was stored (rules version 1)."""
 
     @property
@@ -122,7 +123,7 @@ class Curve:
         weights = self._weights(name)
         if self.prompt_scores is None or not weights or not column:
             return None
-        if name not in ("gold", "proxy") and not weights.keys() <= set(self.prompt_scores.columns):
+        if name not in ("gold", "proxy") and not weights.keys() <= set(self.prompt_scores.column_names):
             return None
         return by_prompt(self.prompt_scores, weights, self._iterations, self.column(column), amount)
 
@@ -137,7 +138,7 @@ class Curve:
         weights = self._weights(name)
         if self.prompt_scores is None or not weights or not len(self.points):
             return None
-        if not weights.keys() <= set(self.prompt_scores.columns):
+        if not weights.keys() <= set(self.prompt_scores.column_names):
             return None
         try:
             return base_by_prompt(self.prompt_scores, weights, self._iterations)

@@ -99,10 +99,11 @@ def one_curve(cost_K: ArrayLike, value_K: ArrayLike) -> tuple[FloatArray, FloatA
         )
     if not (np.isfinite(cost_K).all() and np.isfinite(value_K).all()):
         raise UserError("a curve's costs and values are finite numbers: a diverged run is counted, not drawn")
-    stuck = np.flatnonzero(np.diff(cost_K) <= 0)
-    if len(stuck):
+    grows_K = np.diff(cost_K) > 0
+    if not grows_K.all():
+        stuck = int(grows_K.argmin())
         raise UserError(
-            f"one seed's costs grow from point to point, and {cost_K[stuck[0] + 1]:g} follows {cost_K[stuck[0]]:g}: "
+            f"one seed's costs grow from point to point, and {cost_K[stuck + 1]:g} follows {cost_K[stuck]:g}: "
             "seeds are never pooled into one front, compute one number a seed"
         )
     return cost_K, value_K

@@ -178,7 +178,6 @@ def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord
     Raises:
         UserError: runs that may not be compared are in one suite.
     """
-    frames = dict(tuple(runs.points.groupby("run", sort=False)))
     configs = {record.run: _config(runs.configs.get(record.run, "")) for record in runs.records}
     records = {record.run: record for record in runs.records if configs[record.run]}
     skipped = (*runs.skipped, *(f"{run} {_NO_CONFIG}" for run, config in configs.items() if not config))
@@ -187,7 +186,7 @@ def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord
         cells = {cell.run: cell for cell in suite.cells}
         used |= set(cells)
         curves = {
-            run: _curve(runs, folder, records[run], configs[run], frames.get(run), (cell.label, cell.part, cell.factor))
+            run: _curve(runs, folder, records[run], configs[run], (cell.label, cell.part, cell.factor))
             for run, cell in cells.items()
             if run in records
         }
@@ -205,7 +204,7 @@ def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord
         )
         first = suites[0]
         return (replace(first, notes=(*first.notes, note)), *suites[1:])
-    named = labelled([_curve(runs, folder, record, configs[record.run], frames.get(record.run)) for record in rest])
+    named = labelled([_curve(runs, folder, record, configs[record.run]) for record in rest])
     views = _views(named, None)
     return (Study(folder.name, folder.name, folder, None, views, (), (*skipped, *_not_over(views))),)
 
@@ -236,13 +235,13 @@ def _curve(
     folder: Path,
     record: RunRecord,
     config: Config,
-    points: pd.DataFrame | None,
     cell: tuple[str, Part, float] | None = None,
 ) -> Curve:
     """One run and its cell; without one to say so, a run that trained nothing is an evaluation of the base."""
     import pandas as pd
 
-    frame = pd.DataFrame() if points is None else points.dropna(axis=1, how="all").reset_index(drop=True)
+    points = runs.own_points.get(record.run)
+    frame = pd.DataFrame() if points is None else points.dropna(axis=1, how="all")
     label, part, factor = cell or (record.method, _part(record, frame), 1.0)
     by_prompt = runs.prompt_scores.get(record.run)
     return Curve(label, part, factor, record, folder / record.run, config, frame, by_prompt)

@@ -176,6 +176,7 @@ def summarise(view: View) -> ViewSummary:
 def _summary(view: View, own: tuple[Contrast, ...]) -> ViewSummary:
     references = view.references or measured_references(view)
     floor = _floor(view, references)
+    readings = {label: _readings(view, label, references) for label in view.labels}
     return ViewSummary(
         name=view.name,
         workload=view.workload,
@@ -187,7 +188,7 @@ def _summary(view: View, own: tuple[Contrast, ...]) -> ViewSummary:
         frozen=view.references is not None,
         references=references,
         floor=floor,
-        methods=tuple(_method(view, label, references, floor) for label in view.labels),
+        methods=tuple(_method(view, label, readings, references, floor) for label in view.labels),
         contrasts=own,
         axes=tuple(_axis(view, axis) for axis in AXES if not math.isnan(view.cut(axis))),
         tuning=_tuning(view),
@@ -207,16 +208,46 @@ def to_json(summary: ViewSummary) -> dict[str, object]:
     return figures
 
 
-def _method(view: View, label: str, references: References, floor: NoiseFloor | None) -> MethodSummary:
-    curves = view.of(label)
+@dataclass(frozen=True)
+class _Reading:
+    """A label's runs over one axis, by seed."""
+
+    curves: dict[int, Curve]
+    gold: dict[int, float]
+    """Where the axis's view is cut."""
+    hypervolume: dict[int, float]
+    area: dict[int, float]
+
+
+_NO_RUN = _Reading({}, {}, {}, {})
+
+
+def _readings(view: View, label: str, references: References) -> dict[Axis, _Reading]:
+    """Of the axes on which the label has a curve."""
+    found = {}
+    for axis in AXES:
+        own = {curve.seed: curve for curve in view.of(label) if axis != "seconds" or curve.record.timed}
+        if own and not math.isnan(view.cut(axis)):
+            found[axis] = _Reading(
+                own,
+                {seed: at_cost(curve, axis, view.cut(axis)) for seed, curve in own.items()},
+                {seed: area(curve, axis, references) for seed, curve in own.items()},
+                {seed: _under(curve, axis, view, references) for seed, curve in own.items()},
+            )
+    return found
+
+
+def _method(
+    view: View,
+    label: str,
+    readings: Mapping[str, Mapping[Axis, _Reading]],
+    references: References,
+    floor: NoiseFloor | None,
+) -> MethodSummary:
+    curves, read = view.of(label), readings[label]
     gain = t_interval([curve.gain() for curve in curves])
-    on = {axis: [curve for curve in view.on(axis) if curve.label == label] for axis in AXES}
-    axes = [axis for axis in AXES if on[axis] and not math.isnan(view.cut(axis))]
-    own_at = {axis: {curve.seed: at_cost(curve, axis, view.cut(axis)) for curve in on[axis]} for axis in axes}
-    rivals = {axis: [curve for curve in view.on(axis) if curve.label == view.baseline != label] for axis in axes}
-    areas = {axis: {curve.seed: area(curve, axis, references) for curve in on[axis]} for axis in axes}
-    under = {axis: {curve.seed: _under(curve, axis, view, references) for curve in on[axis]} for axis in axes}
-    against = {axis: {curve.seed: _under(curve, axis, view, references) for curve in rivals[axis]} for axis in axes}
+    base = readings.get(view.baseline, {}) if label != view.baseline else {}
+    pairs = {axis: (own, base.get(axis, _NO_RUN)) for axis, own in read.items()}
     return MethodSummary(
         label=label,
         method=view.method(label),
@@ -226,21 +257,18 @@ def _method(view: View, label: str, references: References, floor: NoiseFloor | 
         gain=gain,
         proxy_gain=t_interval([curve.gain("proxy") for curve in curves]),
         learned=_learned(gain, floor),
-        gold_at={axis: t_interval(list(own_at[axis].values())) for axis in axes},
-        difference_at={
-            axis: _difference(own_at[axis], {c.seed: at_cost(c, axis, view.cut(axis)) for c in rivals[axis]})
-            for axis in axes
-        },
-        hypervolume={axis: t_interval(list(areas[axis].values())) for axis in axes},
+        gold_at={axis: t_interval(list(own.gold.values())) for axis, own in read.items()},
+        difference_at={axis: _difference(own.gold, other.gold) for axis, (own, other) in pairs.items()},
+        hypervolume={axis: t_interval(list(own.hypervolume.values())) for axis, own in read.items()},
         hypervolume_difference={
-            axis: _difference(areas[axis], {c.seed: area(c, axis, references) for c in rivals[axis]}) for axis in axes
+            axis: _difference(own.hypervolume, other.hypervolume) for axis, (own, other) in pairs.items()
         },
-        area={axis: t_interval(list(under[axis].values())) for axis in axes},
-        area_difference={axis: _difference(under[axis], against[axis]) for axis in axes},
+        area={axis: t_interval(list(own.area.values())) for axis, own in read.items()},
+        area_difference={axis: _difference(own.area, other.area) for axis, (own, other) in pairs.items()},
         targets={
             name: {
-                axis: reached([time_to_target(curve.cost(axis), curve.gold, target) for curve in on[axis]])
-                for axis in axes
+                axis: reached([time_to_target(curve.cost(axis), curve.gold, target) for curve in own.curves.values()])
+                for axis, own in read.items()
             }
             for name, target in references.targets.items()
         },

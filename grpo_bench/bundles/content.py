@@ -28,6 +28,7 @@ from grpo_bench.store.suite import SUFFIX, SuiteRecord, parse_suite
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 COLUMNS = 2_000
 """The most columns that a run's points may have."""
@@ -79,7 +80,7 @@ def content_of(files: Mapping[str, bytes], limits: Limits | None = None) -> Cont
             one = read_run(own, f"{folder}/{run}", limits)
             if one.record.run != run:
                 raise UserError(f"{folder}/{run} holds another run's {RECORD} ({one.record.run})")
-            left -= (one.points.size + one.prompt_scores.size) * max(1, uses[run])
+            left -= (one.points.size + _size(one.prompt_scores)) * max(1, uses[run])
             if left < 0:
                 raise UserError(
                     f"the runs up to {folder}/{run} have more than {limits.numbers:,} numbers, each counted "
@@ -117,7 +118,7 @@ def read_run(files: Mapping[str, bytes], name: str, limits: Limits | None = None
     config = _text(files[CONFIG], f"{name}/{CONFIG}")
     if any(line.count(".") > DOTS for line in config.split("\n")):
         raise UserError(f"{name}/{CONFIG} has a line of more than {DOTS:,} dots, which no config has")
-    points, by_prompt = pd.DataFrame(), pd.DataFrame()
+    points, by_prompt = pd.DataFrame(), None
     if POINTS in files:
         path = Path(name, POINTS)
         _check_packing(files[POINTS], path, limits.points, limits)
@@ -127,8 +128,13 @@ def read_run(files: Mapping[str, bytes], name: str, limits: Limits | None = None
     if PROMPT_SCORES in files:
         path = Path(name, PROMPT_SCORES)
         _check_packing(files[PROMPT_SCORES], path, limits.prompt_scores, limits)
-        by_prompt = parse_prompt_scores(files[PROMPT_SCORES], path).replace_schema_metadata(None).to_pandas()
+        stored = parse_prompt_scores(files[PROMPT_SCORES], path)
+        by_prompt = stored if stored.num_rows else None
     return StoredRun(record, config, points, by_prompt)
+
+
+def _size(table: pa.Table | None) -> int:
+    return 0 if table is None else table.num_rows * table.num_columns
 
 
 def _check_packing(data: bytes, name: Path, most: int, limits: Limits) -> None:

@@ -260,9 +260,9 @@ def _shares(points: _Points) -> Iterator[str]:
 
 def _by_prompt(points: _Points) -> Iterator[str]:
     """What the prompts scored under the first noise has each point's own score as its mean."""
-    scores = points.prompt_scores
-    if not len(scores):
+    if points.prompt_scores is None:
         return
+    scores = points.prompt_scores.to_pandas()
     first = scores[scores["noise"] == 0].groupby("iteration").mean()
     for name in (column for column in map(str, first.columns) if f"reward/{column}" in points.names()):
         mean = first[name].reindex(points.column("iteration")).to_numpy(np.float64)

@@ -69,7 +69,7 @@ def parse_table(data: bytes, path: Path, *, mend: str = "") -> pa.Table:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(io.BytesIO(data))
+        table = parquet.ParquetFile(io.BytesIO(data)).read(use_threads=False)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, str(error), mend) from error

@@ -1,8 +1,9 @@
-"""Read every run of a folder of results as one table."""
+"""Read every run of a folder of results."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    import pyarrow as pa
 
     from grpo_bench.store.record import RunRecord
 
@@ -24,14 +26,26 @@ class Runs:
 
     records: tuple[RunRecord, ...]
     """Every readable run, also one that ended before its first point: it must be counted and shown."""
-    points: pd.DataFrame
-    """Their points, each row with its run's columns (RUN_COLUMNS) and its held-out scores (`heldout/NAME`)."""
+    own_points: Mapping[str, pd.DataFrame]
+    """By run, its points with its held-out scores (`heldout/NAME`); of a run without a point, nothing."""
     skipped: tuple[str, ...]
     """One sentence for each folder that is no whole run, and for each run whose held-out scores cannot be read."""
     configs: Mapping[str, str]
     """The text of config.toml by run; of a run without one, nothing."""
-    prompt_scores: Mapping[str, pd.DataFrame]
+    prompt_scores: Mapping[str, pa.Table]
     """What each held-out prompt scored, by run; of a run made before that was stored, nothing."""
+
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """The points of all runs, each row with its run's columns (RUN_COLUMNS)."""
+        import pandas as pd
+
+        frames = []
+        for record in self.records:
+            if (own := self.own_points.get(record.run)) is not None:
+                columns = {column: [getattr(record, column)] * len(own) for column in RUN_COLUMNS}
+                frames.append(pd.concat([pd.DataFrame(columns, index=own.index), own], axis=1))
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(RUN_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -41,8 +55,7 @@ class StoredRun:
     record: RunRecord
     config: str | None
     points: pd.DataFrame
-    prompt_scores: pd.DataFrame
-    """Empty where there are none."""
+    prompt_scores: pa.Table | None
 
 
 def read_runs(results: Path) -> Runs:
@@ -52,7 +65,7 @@ def read_runs(results: Path) -> Runs:
     for name in run_names(results):
         store = RunStore(results / name)
         try:
-            record, points, by_prompt = store.record, store.points(), store.prompt_scores()
+            record, points, by_prompt = store.record, store.points(), store.prompt_table()
         except UserError as error:
             skipped.append(str(error))
             continue
@@ -62,18 +75,12 @@ def read_runs(results: Path) -> Runs:
 
 
 def together(found: Iterable[StoredRun], skipped: Iterable[str] = ()) -> Runs:
-    """Runs as one table, whatever they were read from."""
-    import pandas as pd
-
-    runs, frames = list(found), []
-    for run in runs:
-        if len(run.points):
-            columns = {column: [getattr(run.record, column)] * len(run.points) for column in RUN_COLUMNS}
-            frames.append(pd.concat([pd.DataFrame(columns, index=run.points.index), run.points], axis=1))
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(RUN_COLUMNS))
+    """Runs by their ids, whatever they were read from."""
+    runs = list(found)
+    points = {run.record.run: run.points for run in runs if len(run.points)}
     configs = {run.record.run: run.config for run in runs if run.config is not None}
-    by_prompt = {run.record.run: run.prompt_scores for run in runs if len(run.prompt_scores)}
-    return Runs(tuple(run.record for run in runs), table, tuple(skipped), configs, by_prompt)
+    by_prompt = {run.record.run: run.prompt_scores for run in runs if run.prompt_scores is not None}
+    return Runs(tuple(run.record for run in runs), points, tuple(skipped), configs, by_prompt)
 
 
 def _config(store: RunStore) -> str | None:

@@ -27,6 +27,7 @@ from grpo_bench.store.scores import encode as encode_scores
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 CONFIG, RECORD, POINTS, SCORES = "config.toml", "run.json", "points.parquet", "scores.parquet"
@@ -181,11 +182,16 @@ class RunStore:
         table = with_scores(read_prompt_scores(path), iteration, noise, scores)
         write_bytes(path, encode_prompt_scores(table), "the prompts' scores")
 
+    def prompt_table(self) -> pa.Table | None:
+        """prompt_scores.parquet, None where there is none or nothing in it; raises UserError when damaged."""
+        table = read_prompt_scores(self.folder / PROMPT_SCORES)
+        return table if table is not None and table.num_rows else None
+
     def prompt_scores(self) -> pd.DataFrame:
-        """prompt_scores.parquet, empty where there is none; raises UserError when damaged."""
+        """The same as a frame, which is empty where there is none; raises as `prompt_table`."""
         import pandas as pd
 
-        table = read_prompt_scores(self.folder / PROMPT_SCORES)
+        table = self.prompt_table()
         if table is None:
             return pd.DataFrame()
         frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas()

@@ -162,7 +162,9 @@ def _gained(results: Path, cell: Cell) -> tuple[Gain, Gain] | None:
         return None
     store, config = RunStore(results / cell.run), cell.config
     try:
-        rows, scores = store.rows(), store.prompt_scores()
+        rows, scores = store.rows(), store.prompt_table()
+        if scores is None:
+            raise UserError("its prompts' scores are gone; run it anew with --again")
         iterations = [int(row["iteration"] or 0) for row in rows]
         cost_M = [float(row[BUDGETS[config.budget_kind]] or 0) for row in rows]
         gold, proxy = (
