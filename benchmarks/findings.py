@@ -1,4 +1,4 @@
-"""results/README.md from the reference results: every figure in it is computed from stored points. One JSON line.
+"""results/README.md from the reference results: every figure in it is computed from stored rows. One JSON line.
 
     python benchmarks/findings.py [--write]
 
@@ -10,27 +10,47 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
-from grpo_bench.analysis.axes import Axis
-from grpo_bench.analysis.claims import judge, read_claims
-from grpo_bench.analysis.coverage import measured_coverage
-from grpo_bench.analysis.statistics import Estimate, Paired, paired, t_interval
-from grpo_bench.analysis.study import Curve, Study, View, studies
-from grpo_bench.analysis.summary import ViewSummary, summarise
+from grpo_bench.analysis.breakeven import break_even
+from grpo_bench.analysis.diagnosis import LabelFigures, label_figures
+from grpo_bench.analysis.gradients import BUDGET, Measured
+from grpo_bench.analysis.replication import replications
+from grpo_bench.analysis.report.page import answers, timed
+from grpo_bench.analysis.report.words import listed
+from grpo_bench.analysis.statistics import Estimate, t_interval
+from grpo_bench.analysis.study import Study, View, studies
+from grpo_bench.analysis.summary import ViewSummary, summaries
+from grpo_bench.store.diagnosis import PolicyRecord, read_diagnosis
 
 ROOT = Path(__file__).parent.parent
-REFERENCE = ROOT / "results" / "reference"
+REFERENCE, DIAGNOSES = ROOT / "results" / "reference", ROOT / "results" / "diagnosis"
 TEMPLATE, PAGE = ROOT / "results" / "README.md.jinja", ROOT / "results" / "README.md"
+MAIN, AGAIN, OTHERS, TIMED = "shapes-tuned", "shapes-replication", "shapes-exploratory", "shapes-tuned-timed"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The labels' gradients at one policy, the best first, and what their runs gained."""
+
+    policy: PolicyRecord
+    nfe: int
+    rows: tuple[LabelFigures, ...]
+    gains: Mapping[str, Estimate]
 
 
 def signed(estimate: Estimate) -> str:
     """`+0.208 (+0.170 to +0.246)`."""
-    if math.isnan(estimate.low):
-        return f"{estimate.mean:+.3f}"
-    return f"{estimate.mean:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"
+    return f"{estimate.mean:+.3f}" + (f" ({ends(estimate)})" if math.isfinite(estimate.low) else "")
+
+
+def ends(estimate: Estimate) -> str:
+    """`+0.170 to +0.246`; nothing where there is no interval."""
+    return f"{estimate.low:+.3f} to {estimate.high:+.3f}" if math.isfinite(estimate.low) else ""
 
 
 def p_value(p: float) -> str:
@@ -38,84 +58,93 @@ def p_value(p: float) -> str:
     return "" if math.isnan(p) else f"{p:.2g}"
 
 
-def render(reference: Path = REFERENCE) -> str:
+def measured(found: Measured) -> str:
+    """`0.43 ± 0.02`; nothing where it was not measured."""
+    return f"{found.value:.2f} ± {found.error:.2f}" if math.isfinite(found.value) else ""
+
+
+def at(gains: Mapping[str, float | None], factor: float) -> str:
+    """A mean gain at one of the factors that were tried."""
+    gain = gains.get(f"{factor:.6g}", math.nan)
+    return "diverged" if gain is None else "" if math.isnan(gain) else f"{gain:+.3f}"
+
+
+def render(reference: Path = REFERENCE, diagnoses: Path = DIAGNOSES) -> str:
     """The page.
 
     Raises:
         UserError: a reference folder is missing or damaged.
     """
     folder = {study.name: study for study in studies(reference)}
-    main, timed = folder["shapes"], folder["shapes-timed"]
-    controlled, paper = (summary(main, protocol) for protocol in ("controlled", "paper"))
+    study = folder[MAIN]
+    figures = {name: next(iter(summaries(one)), None) for name, one in folder.items()}
+    view, summary = next(iter(study.views), None), figures[MAIN]
+    found = [read_diagnosis(path) for path in sorted(diagnoses.glob("*.json"))]
+    own = [one for one in found if view and (one.workload, one.reward) == (view.workload, view.reward)]
+    seconds = timed([one for one in figures.values() if one is not None])
+    assert study.suite is not None
+    prices = break_even(view) if view else ()
+    choices = study.suite.choices
+    again, others = figures.get(AGAIN), figures.get(OTHERS)
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"signed": signed, "p": p_value}
+    environment.filters |= {
+        "signed": signed, "ends": ends, "p": p_value, "measured": measured, "at": at,
+        "code": "`{}`".format, "count": "{:,.0f}".format,
+    }  # fmt: skip
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        main=main,
-        controlled=controlled,
-        paper=paper,
-        timed=summary(timed, "controlled"),
-        claims=judge(read_claims().claim, list(folder.values())),
-        coverage=measured_coverage,
-        between=lambda one, other: pair(main, one, other).difference,
-        correlation=lambda one, other: pair(main, one, other).correlation,
-        place=lambda label, axis: place(controlled, label, axis),
-        setting=lambda label, key: of(main, label)[0].table("method")[key],
-        tuning={factor: ranking(controlled, factor) for factor in sorted({row.factor for row in controlled.tuning})},
-        gap=lambda label: gap(main, label),
-        tuned=lambda label, factor: next(
-            row.gain.mean for row in controlled.tuning if row.label == label and round(row.factor, 2) == factor
-        ),
-        each=lambda label, factor: sorted(
-            curve.gain()
-            for curve in controlled_view(main).tuning
-            if curve.label == label and round(curve.factor, 2) == factor
-        ),
+        study=study,
+        waiting=listed([f"`{label}`" for label in waiting(study)]),
+        summary=summary,
+        answer=answers(view, summary, own, seconds) if view and summary else (),
+        prices=prices,
+        backwards=list(dict.fromkeys(lead.backward for lead in prices)),
+        choices=choices,
+        factors=sorted({float(factor) for one in choices for factor in one.gains}),
+        replicated=replications(summary, again) if summary and again else (),
+        quality=quality(own[0].policies[0], view) if view and own else None,
+        others=others,
+        factor_of=lambda label: next(one.choice.factor for one in others.choices if one.choice.label == label),
+        gaps=list(gaps(folder, figures, bool(own))),
     )
 
 
-def summary(study: Study, protocol: str) -> ViewSummary:
-    """The figures of a study's view."""
-    return next(summarise(view) for view in study.views if view.protocol == protocol)
+def waiting(study: Study) -> list[str]:
+    """The labels whose trials have not chosen a rate yet."""
+    assert study.suite is not None
+    chosen = {choice.label for choice in study.suite.choices}
+    return list(dict.fromkeys(cell.label for cell in study.suite.cells if cell.label not in chosen))
 
 
-def controlled_view(study: Study) -> View:
-    """The study's runs under equal settings."""
-    return next(view for view in study.views if view.protocol == "controlled")
+def quality(policy: PolicyRecord, view: View) -> Quality:
+    """The gradients measured at a policy beside the gains of the view's runs."""
+    rows = sorted(label_figures(policy), key=lambda one: -one.whole.q.value)
+    gains = {label: t_interval([curve.gain() for curve in view.of(label)]) for label in view.labels}
+    return Quality(policy, BUDGET, tuple(rows), gains)
 
 
-def of(study: Study, label: str) -> tuple[Curve, ...]:
-    """A label's runs under equal settings."""
-    return controlled_view(study).of(label)
-
-
-def pair(study: Study, one: str, other: str) -> Paired:
-    """Two labels' final gold, on the seeds that both have: exploratory."""
-    finals = [{curve.seed: curve.final("gold") for curve in of(study, label)} for label in (one, other)]
-    seeds = sorted(finals[0].keys() & finals[1].keys())
-    return paired(*([final[seed] for seed in seeds] for final in finals))
-
-
-def place(summary: ViewSummary, label: str, axis: Axis) -> int:
-    """A label's place by mean gold where the view over an axis is cut."""
-    ranked = sorted(summary.methods, key=lambda method: -method.gold_at[axis].mean)
-    return 1 + [method.label for method in ranked].index(label)
-
-
-def gap(study: Study, label: str) -> Estimate:
-    """How much more a label's proxy rose than its gold."""
-    return t_interval([curve.gain("proxy") - curve.gain() for curve in of(study, label)])
-
-
-def ranking(summary: ViewSummary, factor: float) -> str:
-    """Labels by gain at a learning rate's factor, best first."""
-    rows = sorted((row for row in summary.tuning if row.factor == factor), key=lambda row: -row.gain.mean)
-    return ", ".join(f"{row.label} {row.gain.mean:+.3f}" for row in rows)
+def gaps(folder: Mapping[str, Study], figures: Mapping[str, ViewSummary | None], diagnosed: bool) -> Iterator[str]:
+    """What the plan names and these results lack: one sentence each."""
+    there = {view.workload for one in folder.values() for view in one.views}
+    absent = [f"`{name}`" for name in ("glyphs", "count", "shapes-sd") if name not in there]
+    if absent:
+        yield f"Runs on other workloads ({listed(absent)}), and so no mean over workloads."
+    if TIMED not in folder:
+        yield "Timed runs: over seconds nothing is known."
+    if not diagnosed:
+        yield "The quality of the methods' gradients (`grpo-bench diagnose`)."
+    for name, what in (
+        (AGAIN, "A replication on fresh seeds"),
+        (OTHERS, "Other methods at their own rates"),
+        ("shapes-ablations", "The ablations"),
+    ):
+        if figures.get(name) is None:
+            yield f"{what} (`grpo-bench sweep {name}`)."
 
 
 def main() -> None:
-    """Print whether the page is what the points give; write it if asked."""
+    """Print whether the page is what the rows give; write it if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write results/README.md")
     page = render()

@@ -1,6 +1,6 @@
 """Does it learn? Gains on held-out prompts over seeds, from stored runs. One JSON line.
 
-    python benchmarks/learning.py [results/reference/learning]
+    python benchmarks/learning.py [results/archive/learning]
 
 For each method: the last point less the base of gold, correctness and appeal, mean over seeds with its 95% t interval
 (RULES.md, "Statistics"), and the largest `seconds`, seconds of evaluation and peak memory among its runs. To make
@@ -19,7 +19,7 @@ from scipy import stats
 from grpo_bench.errors import UserError
 from grpo_bench.store.reader import read_runs
 
-REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "learning"
+REFERENCE = Path(__file__).parent.parent / "results" / "archive" / "learning"
 COLUMNS = {"gold": "gold", "correctness": "reward/shapes-correctness", "appeal": "reward/shapes-appeal"}
 
 

@@ -1,6 +1,6 @@
 """Does the proxy come apart from the gold? Curves over seeds of flat trained on `shapes-pref`, from stored runs.
 
-    python benchmarks/proxy_gold.py [results/reference/proxy-gold] [--picture docs/images/proxy-gold.png]
+    python benchmarks/proxy_gold.py [results/archive/proxy-gold] [--picture docs/images/proxy-gold.png]
     python benchmarks/proxy_gold.py --agreement     # of proxy and gold on images of the untrained model, instead
 
 Prints one JSON line: a row an evaluation with the means over seeds of proxy, gold and gold's two parts; and the gains
@@ -28,7 +28,7 @@ from grpo_bench.workloads.shapes.scenes import prompts as heldout
 from grpo_bench.workloads.shapes.workload import MODEL, ShapesWorkload
 
 ROOT = Path(__file__).parent.parent
-REFERENCE = ROOT / "results" / "reference" / "proxy-gold"
+REFERENCE = ROOT / "results" / "archive" / "proxy-gold"
 DEFAULT_BUDGET = ShapesWorkload.defaults["budget"]["nfe"]
 COLUMNS = {
     "proxy": "proxy",

@@ -16,7 +16,7 @@ from grpo_bench.bundles.verify import verify_bundle
 from grpo_bench.bundles.write import write_bundle
 from grpo_bench.store.points import encode, read_rows
 
-REFERENCE = ROOT / "results" / "reference"
+REFERENCE = ROOT / "results" / "archive"
 RUN = "study-tree-s0"
 Change = Callable[[list[Row]], list[Row] | None]
 

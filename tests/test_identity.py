@@ -276,7 +276,7 @@ def test_a_run_of_another_numerics_version_is_not_gone_on_with(make: Make, resul
 
 def test_runs_of_older_ids_are_read_and_never_matched(tmp_path: Path) -> None:
     # given a reference run whose hashes cover less, and the same one as if it had been interrupted
-    folder = next((ROOT / "results" / "reference" / "shapes").glob("shapes-flat-s*"))
+    folder = next((ROOT / "results" / "archive" / "shapes").glob("shapes-flat-s*"))
     store = RunStore(shutil.copytree(folder, tmp_path / folder.name))
     assert store.rows() and "policy" not in store.record.hashes
     store.save_record(store.record.model_copy(update={"status": "interrupted"}))

@@ -12,7 +12,7 @@ from scipy import stats
 
 def summarise() -> dict[str, dict[str, object]]:
     figures: dict[str, dict[str, object]] = benchmark_module("learning").summarise(
-        ROOT / "results" / "reference" / "learning"
+        ROOT / "results" / "archive" / "learning"
     )
     return figures
 

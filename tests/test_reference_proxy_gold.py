@@ -12,7 +12,7 @@ from running import ROOT, benchmark_module
 
 from grpo_bench.errors import UserError
 
-RUNS = ROOT / "results" / "reference" / "proxy-gold"
+RUNS = ROOT / "results" / "archive" / "proxy-gold"
 PAGE = (ROOT / "docs" / "proxy-gold.md").read_text(encoding="utf-8")
 
 
