@@ -92,7 +92,8 @@ def write_study(
     run ended and why: one not `done` keeps its points up to half of the budget (none if `failed`). `missing` cells are
     in the suite and have no run. `bases` are golds of untrained evaluations; `factors` maps a learning rate's factor to
     what its tuning runs (seeds 100 and 101 of baseline and contrasts) end above the label's own curve of seed 0.
-    `apart` makes the runs store what each prompt scored, and `choices` the suite a tuned one.
+    `apart` makes the runs store what each prompt scored, and `choices` the suite a tuned one, with the trials (seeds
+    100 and 101) that gained what they say.
     """
     cells: list[CellRecord] = []
 
@@ -108,6 +109,8 @@ def write_study(
         }  # fmt: skip
         if choices and part == "tuning":
             cell["setting"] = "training.learning_rate"
+        if part == "main":
+            cell["factors"] = {one.setting: one.factor for one in choices if one.label == label and one.factor}
         cells.append(CellRecord.model_validate(cell))
         if part == "main" and (label, seed) in missing:
             return
@@ -117,7 +120,8 @@ def write_study(
             "workload": workload, "seed": seed, "recipe": recipe, "protocol": protocol,
             "budget": {"iterations": 0} if part == "base" else {"nfe": budget},
             "method": {"name": method}, "reward": {"name": reward}, "training": {"updates": planned},
-            "evaluation": {"every": every, "prompts": len(PROMPTS), "images": 2, "seed": evaluation},
+            "evaluation": {"every": every, "prompts": len(PROMPTS), "images": 2, "seed": evaluation,
+                           "noises": 2 if apart else 1},
         }  # fmt: skip
         if label != method:
             ema = (sum(label.encode()) % 97 + 1) / 100  # some setting, so that ids differ
@@ -151,6 +155,12 @@ def write_study(
         for label in (baseline, *contrasts):
             for seed in (100, 101):
                 add(label, seed, _raised(labels[label], above, budget), part="tuning", factor=factor)
+    for one in () if factors else choices:
+        for factor, gain in one.gains.items():
+            for seed in (100, 101):
+                rise = gain or 0.0
+                start = labels[one.label](0, 0.0)
+                add(one.label, seed, _straight(start, rise / budget), part="tuning", factor=float(factor))
     if suite:
         table = {
             "suite": name, "title": title, "digest": "0" * 64, "baseline": baseline, "contrasts": tuple(contrasts),
@@ -160,6 +170,10 @@ def write_study(
         }  # fmt: skip
         write_suite(folder, SuiteRecord.model_validate(table))
     return folder
+
+
+def _straight(start: float, slope: float) -> Gold:
+    return lambda _seed, nfe: start + slope * nfe
 
 
 def _save_prompt_scores(store: RunStore, row: Row, apart_P: np.ndarray) -> None:

@@ -171,4 +171,5 @@ def test_what_is_printed_is_the_row_of_the_next_smaller_size() -> None:
         "skewed"
     )
     assert "at 5 seeds and 30 prompts" in two_way_sentence(5, 31)
-    assert "at 5 seeds and 30 prompts" in two_way_sentence(2, 8)
+    for seeds, prompts in ((2, 8), (5, 5), (4, 64)):
+        assert f"not measured for {seeds} seeds and {prompts} prompts" in two_way_sentence(seeds, prompts)

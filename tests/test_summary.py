@@ -222,7 +222,7 @@ def test_a_run_at_another_learning_rate_that_diverged_is_counted_and_shown(tmp_p
     assert [(one.label, one.seed, one.status, one.reason) for one in summary.ended] == [
         ("flat", 101, "diverged", "at 3 x the learning rate: a NaN")
     ]
-    assert {row.factor: row.gain.n for row in summary.tuning} == {1: 2, 3: 1}
+    assert {row.factor: row.gain.n for row in summary.tuning} == {1: 2}  # it ranks last, and has no mean to compare
 
 
 def test_other_learning_rates_are_told_by_factor(tmp_path: Path) -> None:

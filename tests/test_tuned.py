@@ -157,7 +157,7 @@ def test_gold_is_read_at_the_budget_and_averaged_over_prompts_and_noises(tmp_pat
     store = RunStore(tmp_path / cell.run)
 
     gold = {"gaussian": 1.0}
-    scores = store.prompt_scores()
+    scores = store.prompt_table()
     assert by_prompt(scores, gold, [0, 1], [0, 4000], 4000).gain == pytest.approx(0.5)
     assert by_prompt(scores, gold, [0, 1], [0, 4000], 1000).gain == pytest.approx(0.125)
     assert by_prompt(scores, {"gaussian": 2.0}, [0, 1], [0, 1], 1).gain == pytest.approx(1.0)
@@ -173,8 +173,14 @@ def test_gold_is_read_at_the_budget_and_averaged_over_prompts_and_noises(tmp_pat
         ('protocol = "fair"', "fair"),
         ('tuning.tune = ["objective.clip"]', "'shared' has one"),
         (SETTINGS.replace("300, 301", "0, 1"), "tuning.seeds has 0, which is reported too"),
-        (SETTINGS + '\ntuning.tune = ["objective.clip"]', "'objective.clip' is None"),
-        (SETTINGS + '\ntuning.tune = ["training.rate"]', "'training.rate' is None"),
+        (SETTINGS + '\ntuning.tune = ["objective.clip"]', "no setting is named 'objective.clip', or it has no value"),
+        (SETTINGS + '\ntuning.tune = ["training.learning_rat"]', "did you mean 'training.learning_rate'"),
+        (SETTINGS + '\ntuning.tune = ["training.updates"]', "training.updates = .* cannot be tuned"),
+        (SETTINGS + '\ntuning.tune = ["evaluation.guidance"]', "evaluation.guidance = 1.0 cannot be tuned"),
+        (SETTINGS + '\ntuning.tune = ["sampling.guidance"]', "sampling.guidance = 0.33333 is not allowed"),
+        (SETTINGS + '\ntuning.split = "train"', "would choose rates on the prompts that are trained on"),
+        (SETTINGS.replace("noises = 2", "seed = 1"), "is the noise of trials"),
+        (SETTINGS.replace("prompts = 4", "prompts = 1"), "needs two or more"),
         (SETTINGS + '\ntuning.split = "heldout"', "same prompts"),
         (SETTINGS.replace("prompts = 4, ", ""), "takes all 8"),
         (SETTINGS + '\n[methods.mine]\nrecipe = "dancegrpo"', "its paper's own settings"),

@@ -7,18 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from running import cli_here
 from studies import PROMPTS, write_study
 
 from grpo_bench.analysis.means import ceiling, means
+from grpo_bench.analysis.report.verdict import contrast_sentence
 from grpo_bench.analysis.study import Study, View, studies
 from grpo_bench.analysis.summary import summaries, summarise
 from grpo_bench.analysis.twoway import two_way
 from grpo_bench.bundles.verify import verify_bundle
 from grpo_bench.bundles.write import write_bundle
+from grpo_bench.store.prompt_scores import encode
 from grpo_bench.store.run import PROMPT_SCORES, RunStore
-from grpo_bench.store.suite import ChoiceRecord
+from grpo_bench.store.suite import ChoiceRecord, write_suite
 
 BUDGET = 64_000
 RATE = "training.learning_rate"
@@ -39,10 +42,11 @@ def apart(label: str, seed: int) -> np.ndarray:
 
 
 def chosen(label: str, *, bracketed: bool = True, gain: float = 0.1) -> ChoiceRecord:
-    gains = {"0.333333": gain - 0.02, "1": gain, "3": gain - 0.02}
+    factor, at_three = (1.0, gain - 0.02) if bracketed else (3.0, gain + 0.02)
     return ChoiceRecord(
-        label=label, workload="shapes", reward="shapes-pref", setting=RATE, factor=1.0, best=1.0, bracketed=bracketed,
-        reason="", proxy_factor=1.0, gains=gains,
+        label=label, workload="shapes", reward="shapes-pref", setting=RATE, factor=factor, best=factor,
+        bracketed=bracketed, reason="", proxy_factor=factor,
+        gains={"0.333333": gain - 0.02, "1": gain, "3": at_three},
     )  # fmt: skip
 
 
@@ -130,6 +134,94 @@ def test_the_contrasts_of_all_workloads_are_one_family(tmp_path: Path) -> None:
     first, second = (one.contrasts[0] for one in summaries(both))
     assert first.holm_p == second.holm_p == pytest.approx(2 * alone.p)
     assert alone.holm_p == pytest.approx(alone.p)
+
+
+def test_a_workload_that_has_no_run_yet_counts_in_the_family(tmp_path: Path) -> None:
+    """Given a suite over two workloads of which one is still to run, then half of the family cannot be tested."""
+    found = study(tmp_path)
+    assert found.suite is not None
+    planned = [cell.model_copy(update={"workload": "glyphs", "run": f"{cell.run}-g"}) for cell in found.suite.cells]
+    write_suite(tmp_path, found.suite.model_copy(update={"cells": (*found.suite.cells, *planned)}))
+
+    cut_off = studies(tmp_path)[0]
+    (alone,), (half,) = summaries(found)[0].contrasts, summaries(cut_off)[0].contrasts
+    assert cut_off.untested == 1
+    assert half.holm_p == pytest.approx(2 * alone.p)
+
+
+def test_no_verdict_rests_on_a_rate_that_trials_do_not_choose(tmp_path: Path) -> None:
+    (right,) = summarise(only(with_trials(tmp_path / "right"))).contrasts
+    (wrong,) = summarise(only(with_trials(tmp_path / "wrong", tree=2.5))).contrasts
+    (of_the_baseline,) = summarise(only(with_trials(tmp_path / "baseline", flat=2.5))).contrasts
+
+    assert right.verdict == "better"
+    assert wrong.verdict == of_the_baseline.verdict == "rate not as chosen"
+
+
+@pytest.mark.parametrize("label", ["flat", "tree"])
+def test_a_reported_label_whose_choice_is_gone_has_no_verdict(tmp_path: Path, label: str) -> None:
+    found = with_trials(tmp_path)
+    assert found.suite is not None
+    kept = tuple(one for one in found.suite.choices if one.label != label)
+    write_suite(tmp_path, found.suite.model_copy(update={"choices": kept}))
+
+    without = studies(tmp_path)[0]
+    (contrast,) = summarise(only(without)).contrasts
+    assert contrast.verdict == "rate not as chosen"
+    (said,) = without.contradictions
+    assert f"{label} on shapes was run at training.learning_rate x1.2" in said and "chosen is nothing" in said
+
+
+def test_runs_that_share_too_few_prompts_are_not_compared(tmp_path: Path) -> None:
+    """Given a run that lacks a prompt, then prompts are the reason, and no interval stands for other prompts."""
+    found = study(tmp_path)
+    store = RunStore(tmp_path / "study-tree-s2")
+    scores = store.prompt_scores()
+    table = pa.Table.from_pandas(scores[scores["prompt"] < len(PROMPTS) - 1], preserve_index=False)
+    (store.folder / PROMPT_SCORES).write_bytes(encode(table))
+
+    (contrast,) = summarise(only(studies(tmp_path)[0])).contrasts
+    assert (contrast.verdict, contrast.seeds) == ("too few common prompts", 5)
+    assert math.isnan(contrast.difference.low) and math.isfinite(contrast.difference.mean)
+    assert "two at least" in contrast_sentence(contrast)
+    assert found.contradictions == ()
+
+
+def test_a_run_that_lost_a_noise_is_in_no_mean(tmp_path: Path) -> None:
+    study(tmp_path)
+    store = RunStore(tmp_path / "study-tree-s2")
+    scores = store.prompt_scores()
+    table = pa.Table.from_pandas(scores[scores["noise"] == 0], preserve_index=False)
+    (store.folder / PROMPT_SCORES).write_bytes(encode(table))
+
+    (ended,) = summarise(only(studies(tmp_path)[0])).ended
+    assert (ended.label, ended.seed) == ("tree", 2) and "under 1 of 2 noises" in ended.reason
+
+
+def test_equivalence_is_shown_with_the_p_that_decided_it(tmp_path: Path) -> None:
+    alike = lambda label, seed: 0.05 * OFFSET_P * (1 + 0.01 * seed * (label == "tree"))  # noqa: E731
+    labels = {"flat": line(0.1), "tree": lambda seed, nfe: line(0.1)(seed, nfe) + (-1) ** seed * 1e-3 * nfe / BUDGET}
+    choices = (chosen("flat", gain=0.3), chosen("tree"))
+    write_study(tmp_path, labels, SEEDS, contrasts=("tree",), rules_version=2, apart=alike, choices=choices)
+
+    (contrast,) = summarise(only(studies(tmp_path)[0])).contrasts
+    assert contrast.verdict == "no difference that matters"
+    assert contrast.decided_by == ("Holm's p of equivalence", contrast.equivalence_p)
+    shown = cli_here("pareto", str(tmp_path), "--format", "png", "-o", str(tmp_path / "plots")).stdout
+    assert f"Holm's p of equivalence {contrast.equivalence_p:.3f}"[:-1] in shown or "of equivalence <" in shown
+
+
+def test_a_mean_of_a_label_that_diverged_everywhere_is_refused_and_no_crash(tmp_path: Path) -> None:
+    lost = {("tree", seed): ("diverged", "a NaN") for seed in SEEDS}
+    found = study(tmp_path, status=lost)
+    view = only(found)
+    assert found.suite is not None
+    other = replace(view, workload="glyphs", name="glyphs")
+    cells = (*found.suite.cells, *(cell.model_copy(update={"workload": "glyphs"}) for cell in found.suite.cells))
+    both = replace(found, suite=found.suite.model_copy(update={"cells": cells}), views=(view, other))
+
+    (mean,) = means(both, summaries(both))
+    assert mean.aggregate is not None and mean.aggregate.mean < 0
 
 
 def test_a_run_without_its_prompts_scores_is_in_no_mean(tmp_path: Path) -> None:

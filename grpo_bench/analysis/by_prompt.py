@@ -24,6 +24,8 @@ class ByPrompt:
     """Of the untrained base."""
     end_P: FloatArray
     """At the budget, between the two points on either side of it."""
+    noises: int
+    """Under how many the base was scored."""
 
     @property
     def gain(self) -> float:
@@ -44,7 +46,7 @@ def by_prompt(
     has no such scores, has too few of them, or ends before its budget.
     """
     value_MPK = _weighted(scores, weights, iterations)
-    return ByPrompt(_base(value_MPK), read_at(cost_M, value_MPK, budget))
+    return ByPrompt(_base(value_MPK), read_at(cost_M, value_MPK, budget), value_MPK.shape[2])
 
 
 def base_by_prompt(scores: pa.Table, weights: Mapping[str, float], iterations: Sequence[int]) -> FloatArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from grpo_bench.analysis.curve import Curve
 from grpo_bench.analysis.rate import Gain, Trial, choose, spread
@@ -36,17 +37,55 @@ def choice_record(
     )
 
 
-def contradictions(suite: SuiteRecord, curves: Mapping[str, Curve]) -> Iterator[str]:
-    """A sentence for each stored choice that the suite's trials do not give; `curves` by run."""
+@dataclass(frozen=True)
+class Contradiction:
+    """A label on one workload and reward whose rate is not what its trials choose: no verdict may rest on it."""
+
+    label: str
+    workload: str
+    reward: str
+    said: str
+    """One sentence."""
+
+
+def contradictions(suite: SuiteRecord, curves: Mapping[str, Curve]) -> Iterator[Contradiction]:
+    """Of a tuned suite, the choices that its trials do not give, and the reported runs that none gives."""
+    if suite.protocol != "tuned":
+        return
     for stored in suite.choices:
         where = f"{suite.suite}: the choice of {stored.setting} for {stored.label} on {stored.workload}"
+        said = ""
         try:
             found = _computed(suite, stored, curves)
+            if not _alike(stored, found):
+                said = f"{where} is {_said(stored)}, and its trials give {_said(found)}"
         except UserError as error:
-            yield f"{where} cannot be computed again ({error})"
+            said = f"{where} cannot be computed again ({error})"
+        if said:
+            yield Contradiction(stored.label, stored.workload, stored.reward, said)
+    yield from _unchosen(suite, curves)
+
+
+def _unchosen(suite: SuiteRecord, curves: Mapping[str, Curve]) -> Iterator[Contradiction]:
+    """One for each label that has a reported run at other factors than its stored choices are."""
+    chosen: dict[tuple[str, str, str], dict[str, float]] = {}
+    for one in suite.choices:
+        if one.factor is not None:
+            chosen.setdefault((one.label, one.workload, one.reward), {})[one.setting] = one.factor
+    seen = set()
+    for cell in suite.cells:
+        scene = (cell.label, cell.workload, cell.reward)
+        if cell.part != "main" or cell.protocol != "controlled" or cell.run not in curves or scene in seen:
             continue
-        if not _alike(stored, found):
-            yield f"{where} is {_said(stored)}, and its trials give {_said(found)}"
+        own = chosen.get(scene, {})
+        if own.keys() != cell.factors.keys() or not all(_close(own[name], cell.factors[name]) for name in own):
+            seen.add(scene)
+            at, wanted = (", ".join(f"{name} x{f:.6g}" for name, f in found.items()) for found in (cell.factors, own))
+            yield Contradiction(
+                *scene,
+                f"{suite.suite}: {cell.label} on {cell.workload} was run at {at or 'its own settings'}, and what is "
+                f"stored as chosen is {wanted or 'nothing'}",
+            )
 
 
 def _computed(suite: SuiteRecord, stored: ChoiceRecord, curves: Mapping[str, Curve]) -> ChoiceRecord:

@@ -24,7 +24,7 @@ from grpo_bench.store.suite import ChoiceRecord
 CORRECTNESS = "correctness"
 """The component of a composite gold that says whether an image is right."""
 
-Verdict = Literal[words.Word, "rate not bracketed", "exploratory"]
+Verdict = Literal[words.Word, "rate not bracketed", "rate not as chosen", "too few common prompts", "exploratory"]
 UNTESTED = TwoWay(
     mean=math.nan, variance=math.nan, df=math.nan, low=math.nan, high=math.nan, p=math.nan, seeds=0, prompts=0,
     plain=Estimate(math.nan, math.nan, math.nan, 0), plain_p=math.nan,
@@ -63,13 +63,20 @@ class Contrast:
         return Estimate(self.two_way.mean, self.two_way.low, self.two_way.high, self.two_way.seeds)
 
     @property
+    def decided_by(self) -> tuple[str, float]:
+        """The p that its word rests on, and what it is called; NaN for one that was not tested."""
+        if self.verdict == "no difference that matters":
+            return "Holm's p of equivalence", self.equivalence_p
+        return "Holm's p", self.holm_p
+
+    @property
     def p(self) -> float:
         """Of no difference, not adjusted."""
         return self.result.p if self.two_way is None else self.two_way.p
 
 
-def contrasts(views: Sequence[View]) -> tuple[tuple[Contrast, ...], ...]:
-    """The contrasts of each view; the primary ones of all of them together are one family."""
+def contrasts(views: Sequence[View], untested: int = 0) -> tuple[tuple[Contrast, ...], ...]:
+    """The contrasts of each view; the primary ones of all of them, and `untested` others, are one family."""
     found = [_differences(view) for view in views]
     named = {
         f"{place}/{one.label}": one
@@ -84,6 +91,7 @@ def contrasts(views: Sequence[View]) -> tuple[tuple[Contrast, ...], ...]:
             )
             for key, one in named.items()
         }
+        | {f"{number} without a run": words.Contrast(UNTESTED) for number in range(untested)}
     )
     return tuple(
         tuple(
@@ -164,10 +172,17 @@ def _end_P(curve: Curve, name: str) -> Floats | None:
 
 
 def _decided(view: View, one: Contrast, member: words.Member) -> Contrast:
-    """A primary contrast of a tuned suite with its word; none where a rate was not bracketed."""
-    open_rate = {choice.label for choice in view.choices if not choice.bracketed} & {one.label, one.baseline}
+    """A primary contrast of a tuned suite with its word; none where a rate is open or not what trials chose."""
+    both = {one.label, one.baseline}
     verdict: Verdict = member.word
-    if open_rate and verdict != "too few seeds":
+    if one.seeds < words.FEWEST_SEEDS:
+        verdict = "too few seeds"
+    elif one.two_way is None:
+        nothing = replace(UNTESTED, mean=one.result.difference.mean, seeds=one.seeds)
+        one, verdict = replace(one, two_way=nothing), "too few common prompts"
+    elif view.contradicted & both:
+        verdict = "rate not as chosen"
+    elif both & {choice.label for choice in view.choices if not choice.bracketed}:
         verdict = "rate not bracketed"
     return replace(one, holm_p=member.holm_p, equivalence_p=member.equivalence_p, verdict=verdict)
 

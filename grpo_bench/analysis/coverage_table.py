@@ -109,9 +109,12 @@ WELCH: dict[Law, dict[Size, float]] = {
 
 
 def two_way_sentence(seeds: int, prompts: int) -> str:
-    """What a two-way interval was measured to cover at the next smaller size; at the smallest one below all of them."""
+    """What a two-way interval was measured to cover at the next smaller size; below all of them it was not."""
     sizes = sorted(TABLE["normal"])
-    size = max((one for one in sizes if one[0] <= seeds and one[1] <= prompts), default=sizes[0])
+    size = max((one for one in sizes if one[0] <= seeds and one[1] <= prompts), default=None)
+    if size is None:
+        fewest = "only from {} and {} on".format(*sizes[0])
+        return f"nominal 95%, not measured for {seeds} seeds and {prompts} prompts, {fewest}"
     even = [measured.two_way for law in EVEN for measured in TABLE[law][size].values()]
     odd = [measured.two_way for measured in TABLE["skewed, one side"][size].values()]
     return (

@@ -48,6 +48,8 @@ class Curve:
     """config.toml as it stands."""
     points: pd.DataFrame
     """Its points in order; empty where it ended before the first."""
+    setting: str = ""
+    """Of a trial: what `factor` multiplies; empty for the learning rate of an older suite."""
     prompt_scores: pa.Table | None = None
     """What each held-out prompt scored; None of a run made before that was stored (rules version 1)."""
 
@@ -170,8 +172,11 @@ class Curve:
 
         Gold and proxy under all evaluation noises, where prompts' scores are stored.
         """
-        if (read := self._read(name)) is not None:
-            return float(read.end_P.mean())
+        read = self._read(name)
+        return self.drawn(name) if read is None else float(read.end_P.mean())
+
+    def drawn(self, name: str) -> float:
+        """A column where its curve passes the budget: under the first noise, which every point has."""
         column, amount = self.budget
         if not column:
             return float(self.column(name)[-1])
@@ -206,8 +211,11 @@ class Curve:
         if self.prompt_scores is None:
             return "its prompts' scores are gone; run it anew with --again"
         try:
-            self.by_prompt("gold")
+            read = self.by_prompt("gold")
             self.by_prompt("proxy")
         except UserError as error:
             return str(error)
+        asked = self.table("evaluation").get("noises")
+        if read is not None and asked is not None and read.noises != asked:
+            return f"its base was scored under {read.noises} of {asked} noises; run it anew with --again"
         return ""

@@ -29,7 +29,7 @@ TARGET = "90"
 METRICS: dict[Metric, str] = {
     "seconds_per_iteration": "seconds of training per iteration",
     "hypervolume": "hypervolume over network evaluations",
-    "gold": "gold at the last point",
+    "gold": "gold at the budget",
     "updates_to_target": f"optimiser updates to {TARGET}% of the baseline's gain",
 }
 """What each metric is, for people."""

@@ -50,13 +50,13 @@ def _mean(study: Study, label: str, workloads: tuple[str, ...], summaries: Seque
         if summary.protocol == "tuned" and summary.workload in workloads and found:
             contrasts[summary.workload] = found[0]
             top = ceiling(summary.workload)
-            if found[0].seeds and not math.isnan(top):
-                scales[summary.workload] = Scale(summary.method(label).base, top)
-    open_rate = [name for name, one in contrasts.items() if one.verdict == "rate not bracketed"]
+            if summary.methods and not math.isnan(top):
+                scales[summary.workload] = Scale(summary.methods[0].base, top)  # one base, the same for all labels
+    open_rate = [name for name, one in contrasts.items() if one.verdict in ("rate not bracketed", "rate not as chosen")]
     differences = {name: one.two_way for name, one in contrasts.items() if one.two_way is not None}
     try:
         if open_rate:
-            raise UserError(f"no mean over workloads, since a rate on {open_rate[0]} was not bracketed")
+            raise UserError(f"no mean over workloads, since a rate on {open_rate[0]} is not known")
         aggregate = over_workloads(differences, scales, workloads)
     except UserError as error:
         return Mean(label, study.suite.baseline, workloads, None, str(error))

@@ -16,7 +16,8 @@ from grpo_bench.store.suite import References
 def measured_references(view: View) -> References:
     """References from the runs themselves: the median baseline run's totals and its share of the way.
 
-    Without a baseline the first label stands in. `best` is 1, the top of a score's range, or the best gold seen where
+    Base and targets are those of the curves, all under the first noise: that is what they are held against. Without a
+    baseline the first label stands in. `best` is 1, the top of a score's range, or the best gold seen where
     that is higher.
     """
     if not view.curves:
@@ -31,7 +32,7 @@ def measured_references(view: View) -> References:
         cost = amount if isinstance(amount, int | float) else float(np.median(ends or [0.0]))
         if ends and cost > 0:
             costs[axis] = float(cost)
-    targets = gain_targets(base, [curve.final("gold") for curve in runs])
+    targets = gain_targets(base, [curve.drawn("gold") for curve in runs])
     return References(base=base, best=best, costs=costs, targets=targets if targets["90"] > base else {})
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from grpo_bench.analysis.axes import AXES, Axis
-from grpo_bench.analysis.choices import contradictions
+from grpo_bench.analysis.choices import Contradiction, contradictions
 from grpo_bench.analysis.curve import Config, Curve, Floats, Part
 from grpo_bench.analysis.labels import digest, ingredients, labelled, scene_of
 from grpo_bench.errors import UserError
@@ -58,12 +58,22 @@ class View:
     """Frozen in the suite; None: taken from the runs (`summary`)."""
     choices: tuple[ChoiceRecord, ...] = ()
     """What the trials of a tuned suite chose, as the sweep stored it."""
+    trials: tuple[Curve, ...] = ()
+    """All runs that were made to choose, for whatever setting and however they ended."""
+    contradicted: frozenset[str] = frozenset()
+    """Labels whose rate is not what their trials choose: no verdict rests on them."""
     gold_is_proxy: bool = False
 
     @property
     def title(self) -> str:
         """What its figures are called."""
         return f"{self.workload}, reward {self.reward}, {self.protocol}, tier {self.tier}"
+
+    @cached_property
+    def budget(self) -> str:
+        """What its runs' budget counts, as `nfe`; empty where they have none, or not the same."""
+        kinds = {kind for curve in (*self.curves, *self.unfinished) for kind in curve.table("budget")}
+        return kinds.pop() if len(kinds) == 1 else ""
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -132,6 +142,8 @@ class Study:
     """What was left out and why: one sentence each."""
     contradictions: tuple[str, ...] = ()
     """Choices of the suite that its trials do not give; also among the notes."""
+    untested: int = 0
+    """Primary contrasts on workloads and rewards that have no reported run yet: they count in the family."""
 
 
 def studies(folder: Path) -> tuple[Study, ...]:
@@ -186,15 +198,15 @@ def studies_of(folder: Path, runs: Runs, records_of_suites: Iterable[SuiteRecord
         cells = {cell.run: cell for cell in suite.cells}
         used |= set(cells)
         curves = {
-            run: _curve(runs, folder, records[run], configs[run], (cell.label, cell.part, cell.factor))
-            for run, cell in cells.items()
-            if run in records
+            run: _curve(runs, folder, records[run], configs[run], cell) for run, cell in cells.items() if run in records
         }
         missing = tuple(cell for cell in suite.cells if cell.run not in records)
-        views = _views([curve for run, curve in curves.items() if cells[run].setting in ("", LEARNING_RATE)], suite)
-        wrong = tuple(contradictions(suite, curves))
+        found = tuple(contradictions(suite, curves))
+        views = _views(list(curves.values()), suite, found)
+        wrong = tuple(one.said for one in found)
         notes = (*wrong, *skipped, *_not_over(views))
-        suites.append(Study(suite.suite, suite.title, folder, suite, views, missing, notes, wrong))
+        untested = _untested(suite, views)
+        suites.append(Study(suite.suite, suite.title, folder, suite, views, missing, notes, wrong, untested))
     rest = [record for run, record in records.items() if run not in used]
     if suites:
         if not rest:
@@ -235,23 +247,32 @@ def _curve(
     folder: Path,
     record: RunRecord,
     config: Config,
-    cell: tuple[str, Part, float] | None = None,
+    cell: CellRecord | None = None,
 ) -> Curve:
     """One run and its cell; without one to say so, a run that trained nothing is an evaluation of the base."""
     import pandas as pd
 
     points = runs.own_points.get(record.run)
     frame = pd.DataFrame() if points is None else points.dropna(axis=1, how="all")
-    label, part, factor = cell or (record.method, _part(record, frame), 1.0)
     by_prompt = runs.prompt_scores.get(record.run)
-    return Curve(label, part, factor, record, folder / record.run, config, frame, by_prompt)
+    place = (record, folder / record.run, config, frame)
+    if cell is None:
+        return Curve(record.method, _part(record, frame), 1.0, *place, prompt_scores=by_prompt)
+    return Curve(cell.label, cell.part, cell.factor, *place, setting=cell.setting, prompt_scores=by_prompt)
 
 
 def _part(record: RunRecord, points: pd.DataFrame) -> Part:
     return "base" if record.status == "done" and len(points) == 1 else "main"
 
 
-def _views(curves: Sequence[Curve], suite: SuiteRecord | None) -> tuple[View, ...]:
+def _untested(suite: SuiteRecord, views: Sequence[View]) -> int:
+    """The primary contrasts that were named for a workload and reward on which nothing is reported yet."""
+    there = {(view.workload, view.reward) for view in views}
+    named = {(cell.workload, cell.reward) for cell in suite.cells if cell.protocol == "controlled"}
+    return len(named - there) * len(suite.contrasts)
+
+
+def _views(curves: Sequence[Curve], suite: SuiteRecord | None, wrong: Sequence[Contradiction] = ()) -> tuple[View, ...]:
     """Sort runs into views; a suite's must fit together, other runs are sorted until they do.
 
     Raises:
@@ -275,7 +296,8 @@ def _views(curves: Sequence[Curve], suite: SuiteRecord | None) -> tuple[View, ..
         suffix = f"-{digest(scene[3])}" if shared[scene[:3]] > 1 else ""
         named = (*scene[:2], _protocol(main[0].record, suite))
         name = "-".join(named).replace(",", "+").replace(":", "-") + suffix
-        views.append(_view(name, [*found, *_bases(curves, main[0])], main, suite))
+        bad = frozenset(one.label for one in wrong if (one.workload, one.reward) == scene[:2])
+        views.append(replace(_view(name, [*found, *_bases(curves, main[0])], main, suite), contradicted=bad))
     return tuple(sorted(views, key=lambda view: view.protocol))
 
 
@@ -299,7 +321,12 @@ def _view(name: str, found: Sequence[Curve], main: Sequence[Curve], suite: Suite
         curves=tuple(done),
         unfinished=tuple(curve for curve in found if curve.part != "base" and curve.unfinished),
         bases=tuple(curve for curve in found if curve.part == "base"),
-        tuning=tuple(curve for curve in found if curve.part == "tuning" and not curve.unfinished),
+        tuning=tuple(
+            curve
+            for curve in found
+            if curve.part == "tuning" and curve.setting in ("", LEARNING_RATE) and not curve.unfinished
+        ),
+        trials=tuple(curve for curve in found if curve.part == "tuning"),
         references=suite.references.get(f"{record.workload}/{record.reward}") if suite else None,
         gold_is_proxy=record.gold_is_proxy,
         choices=tuple(one for one in suite.choices if (one.workload, one.reward) == (record.workload, record.reward))

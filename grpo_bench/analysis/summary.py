@@ -15,7 +15,7 @@ from grpo_bench.analysis.curve_area import curve_area
 from grpo_bench.analysis.hypervolume import grid, noise_floor
 from grpo_bench.analysis.reading import area, at_cost, curve_at, measured_references
 from grpo_bench.analysis.statistics import Estimate, t_interval
-from grpo_bench.analysis.study import Curve, Floats, Study, View
+from grpo_bench.analysis.study import LEARNING_RATE, Curve, Floats, Study, View
 from grpo_bench.analysis.targets import Reached, reached, time_to_target
 from grpo_bench.analysis.twoway import TwoWay
 from grpo_bench.analysis.words import FEWEST_SEEDS
@@ -136,6 +136,8 @@ class ViewSummary:
     reward: str
     protocol: str
     tier: str
+    budget: str
+    """What it counts: `nfe`."""
     baseline: str
     gold_is_proxy: bool
     frozen: bool
@@ -153,7 +155,7 @@ class ViewSummary:
     @property
     def two_way(self) -> tuple[TwoWay, ...]:
         """The contrasts' tables of seeds and prompts; none of runs that do not store what each prompt scored."""
-        return tuple(one.two_way for one in self.contrasts if one.two_way is not None)
+        return tuple(one.two_way for one in self.contrasts if one.two_way is not None and one.two_way.prompts)
 
     def method(self, label: str) -> MethodSummary:
         """The figures of a label; raises KeyError."""
@@ -165,7 +167,8 @@ class ViewSummary:
 
 def summaries(study: Study) -> tuple[ViewSummary, ...]:
     """All figures of a study's views; the primary contrasts of a suite are one family, over all its workloads."""
-    return tuple(_summary(view, own) for view, own in zip(study.views, contrasts(study.views), strict=True))
+    found = contrasts(study.views, study.untested)
+    return tuple(_summary(view, own) for view, own in zip(study.views, found, strict=True))
 
 
 def summarise(view: View) -> ViewSummary:
@@ -183,6 +186,7 @@ def _summary(view: View, own: tuple[Contrast, ...]) -> ViewSummary:
         reward=view.reward,
         protocol=view.protocol,
         tier=view.tier,
+        budget=view.budget,
         baseline=view.baseline,
         gold_is_proxy=view.gold_is_proxy,
         frozen=view.references is not None,
@@ -288,7 +292,8 @@ def _under(curve: Curve, axis: Axis, view: View, references: References) -> floa
 
 def _reason(curve: Curve) -> str:
     """Why a run is in no mean, where its status does not say it, and at what other learning rate it was."""
-    rate = f"at {curve.factor:.2g} x the learning rate" if curve.part == "tuning" else ""
+    setting = "the learning rate" if curve.setting in ("", LEARNING_RATE) else curve.setting
+    rate = f"at {curve.factor:.2g} x {setting}" if curve.part == "tuning" else ""
     return ": ".join(filter(None, (rate, "" if curve.unfinished == curve.record.status else curve.unfinished)))
 
 
@@ -381,7 +386,8 @@ def _floor(view: View, references: References) -> NoiseFloor | None:
 
 
 def _tuning(view: View) -> tuple[Tuned, ...]:
-    keys = dict.fromkeys((curve.label, curve.factor) for curve in view.retuned)
+    diverged = {(curve.label, curve.factor) for curve in view.trials if curve.record.status == "diverged"}
+    keys = {(curve.label, curve.factor) for curve in view.retuned} - diverged  # these rank last: they have no mean
     return tuple(
         Tuned(
             label,
@@ -395,7 +401,8 @@ def _tuning(view: View) -> tuple[Tuned, ...]:
 def _choices(view: View) -> tuple[Chosen, ...]:
     found = []
     for choice in view.choices:
-        trials = [curve for curve in (*view.tuning, *view.unfinished) if _is_trial(curve, choice.label)]
+        own = (choice.label, choice.setting)
+        trials = [curve for curve in view.trials if (curve.label, curve.setting) == own]
         gains = [gain for gain in choice.gains.values() if gain is not None]
         found.append(
             Chosen(
@@ -407,10 +414,6 @@ def _choices(view: View) -> tuple[Chosen, ...]:
             )
         )
     return tuple(found)
-
-
-def _is_trial(curve: Curve, label: str) -> bool:
-    return curve.part == "tuning" and curve.label == label
 
 
 def _rate(view: View, label: str) -> float:

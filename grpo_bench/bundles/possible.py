@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from grpo_bench.analysis.curve import BY_PROMPT_SINCE
 from grpo_bench.analysis.study import Floats
 from grpo_bench.config import parse_rewards
 from grpo_bench.errors import UserError
@@ -261,6 +262,8 @@ def _shares(points: _Points) -> Iterator[str]:
 def _by_prompt(points: _Points) -> Iterator[str]:
     """What the prompts scored under the first noise has each point's own score as its mean."""
     if points.prompt_scores is None:
+        if points.record.status == "done" and points.record.rules_version >= BY_PROMPT_SINCE:
+            yield "it is done and has no prompts' scores, which every run of its rules version stores"
         return
     scores = points.prompt_scores.to_pandas()
     first = scores[scores["noise"] == 0].groupby("iteration").mean()

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from grpo_bench.config import RunConfig, Section, Table, merge, parse_rewards
+from grpo_bench.config import RunConfig, Section, Table, merge, parse_rewards, validated
 from grpo_bench.config import recipe as shipped_recipe
-from grpo_bench.errors import UserError
+from grpo_bench.errors import UserError, nearest
 from grpo_bench.registry import METHODS, REWARDS, WORKLOADS
 from grpo_bench.resolve import resolve
 from grpo_bench.store.suite import CellRecord, ChoiceRecord, Part, SuiteRecord
@@ -154,18 +154,33 @@ def scaled(config: RunConfig, setting: str, factor: float) -> RunConfig:
     """At `factor` times a setting, to five digits, so that 3 x 1e-4 is 3e-4 and not a float beside it.
 
     Raises:
-        UserError: there is no such setting, or nothing that could be multiplied.
+        UserError: there is no such setting, it is no number with decimals above 0, or it may not have that value.
     """
     section, _, name = setting.partition(".")
-    table = getattr(config, section, None)
-    own = getattr(table, name, None)
-    if not isinstance(table, Section) or isinstance(own, bool) or not isinstance(own, int | float) or not own > 0:
-        raise UserError(
-            f"{setting!r} is {own!r}, and only a number above 0 can be multiplied; tune another setting, such as "
-            f"{LEARNING_RATE!r}, or give it a value in [settings]"
-        )
-    value = own if factor == 1 else float(f"{own * factor:.5g}")
-    return config.model_copy(update={section: table.model_copy(update={name: value})})
+    table, known = getattr(config, section, None), _with_decimals(config)
+    if not isinstance(table, Section) or setting not in known:
+        own = getattr(table, name, None)
+        if own is None:
+            raise UserError(f"no setting is named {setting!r}, or it has no value; {nearest(setting, known)}")
+        raise UserError(f"{setting} = {own!r} cannot be tuned: only numbers with decimals above 0 are multiplied, and "
+                        f"none of [evaluation], which all labels share; {nearest(setting, known)}")  # fmt: skip
+    if factor == 1:
+        return config
+    value = float(f"{known[setting] * factor:.5g}")
+    changed = validated(type(table), {**table.model_dump(exclude_none=True), name: value}, section)
+    return config.model_copy(update={section: changed})
+
+
+def _with_decimals(config: RunConfig) -> dict[str, float]:
+    """The settings that can be multiplied, by name; evaluation and budget are the same for all labels."""
+    tables = config.model_dump(exclude_none=True, exclude={"evaluation", "budget"})
+    return {
+        f"{section}.{name}": value
+        for section, table in tables.items()
+        if isinstance(table, dict)
+        for name, value in table.items()
+        if isinstance(value, float) and value > 0
+    }
 
 
 def identified(wanted: Wanted, known: dict[str, Ingredients]) -> Cell:

@@ -37,6 +37,7 @@ from grpo_bench.sweeping.suite import Suite, Tuning
 if TYPE_CHECKING:
     from grpo_bench.training.run import Ingredients
 
+TRAIN = "train"
 TRIAL_NOISE = 1
 """`evaluation.seed` of trials, so that the reported noise chooses nothing."""
 NO_MARKS = 10**15
@@ -187,6 +188,19 @@ def _check(suite: Suite, tuning: Tuning, lines: Lines) -> None:
             raise UserError(
                 f"trials and reports would be evaluated on the same prompts, the split {tuning.split!r}; set "
                 "tuning.split or evaluation.split to another"
+            )
+        if tuning.split == TRAIN:
+            raise UserError(
+                f"tuning.split = {TRAIN!r} would choose rates on the prompts that are trained on; choose another split"
+            )
+        if config.evaluation.seed == TRIAL_NOISE:
+            raise UserError(
+                f"evaluation.seed = {TRIAL_NOISE} is the noise of trials, and reports have their own; set another"
+            )
+        if config.evaluation.prompts < 2:
+            raise UserError(
+                "evaluation.prompts = 1 leaves no other prompts for a difference to hold for; protocol = 'tuned' needs "
+                "two or more"
             )
         if config.budget_kind == "seconds":
             raise UserError("protocol = 'tuned' needs a counted budget, such as nfe, and not seconds; change [budget]")

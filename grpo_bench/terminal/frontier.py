@@ -12,7 +12,7 @@ from rich.text import Text
 from grpo_bench.analysis.axes import TITLES, Axis
 from grpo_bench.analysis.coverage import measured_coverage
 from grpo_bench.analysis.means import means
-from grpo_bench.analysis.report.verdict import below_floor, differences_cover, mean_sentence
+from grpo_bench.analysis.report.verdict import NO_VERDICT, below_floor, differences_cover, mean_sentence
 from grpo_bench.analysis.report.words import many
 from grpo_bench.analysis.words import FEWEST_SEEDS
 from grpo_bench.terminal.tables import stdout_console
@@ -69,7 +69,7 @@ def _print_view(summary: ViewSummary, axis: Axis, console: Console) -> None:
             console.print(plain(line), soft_wrap=True)
         if summary.contrasts:
             _print_table(f"Gold at the full budget less {summary.baseline}'s, by seed", _contrasts(summary), console)
-        _print_table("Gold, held out, at the last point", _gains(summary.methods), console)
+        _print_table("Gold, held out, at the budget", _gains(summary.methods), console)
         _print_table(f"Area under the curve over {axis}, and what was spent (medians)", _costs(summary, axis), console)
         if summary.choices:
             _print_table("Every label at the learning rate that its own trials chose", _rates(summary), console)
@@ -102,7 +102,7 @@ def _decided(summary: ViewSummary) -> list[str]:
         "worse": f"Worse than {base} in gold at the full budget",
         "no difference that matters": f"No difference from {base} that matters (margin {primary[0].margin:.3f})",
         "not shown to differ": f"Not shown to differ from {base}",
-        "rate not bracketed": f"No verdict against {base}, since a rate was not bracketed",
+        **{word: f"No verdict against {base}, since {reason}" for word, reason in NO_VERDICT.items()},
         "too few seeds": f"Too few seeds to compare with {base} (fewer than {FEWEST_SEEDS} in common)",
         "exploratory": f"One learning rate for all decides nothing (RULES.md, section 3); less {base}",
     }
@@ -115,7 +115,8 @@ def _decided(summary: ViewSummary) -> list[str]:
 
 
 def _named(contrast: Contrast) -> str:
-    p = "" if math.isnan(contrast.holm_p) else f", Holm's p {_p(contrast.holm_p)}"
+    name, decided = contrast.decided_by
+    p = "" if math.isnan(decided) else f", {name} {_p(decided)}"
     return f"{contrast.label} ({_signed(contrast.difference.mean)}{p})"
 
 
@@ -139,8 +140,11 @@ def _leaders(found: AxisSummary) -> str:
 
 def _contrasts(summary: ViewSummary) -> Table:
     other = "these prompts, this noise" if summary.two_way else "Bonferroni"
-    numbers = ("seeds", "difference [95%]", f"[{other}]", "Holm's p", "permutation p (floor)", "correlation")
-    table = _table(*numbers, word="verdict")
+    equal = any(math.isfinite(one.equivalence_p) for one in summary.contrasts)
+    tests = ("Holm's p", "of equivalence") if equal else ("Holm's p",)
+    table = _table(
+        "seeds", "difference [95%]", f"[{other}]", *tests, "permutation p (floor)", "correlation", word="verdict"
+    )
     for one in summary.contrasts:
         result = one.result
         low, high = result.bonferroni if one.two_way is None else (result.difference.low, result.difference.high)
@@ -149,8 +153,9 @@ def _contrasts(summary: ViewSummary) -> Table:
         floor = NOTHING
         if not math.isnan(result.permutation_p):
             floor = f"{_p(result.permutation_p)} ({_p(result.permutation_floor)})"
+        tested = (_p(one.holm_p), _p(one.equivalence_p)) if equal else (_p(one.holm_p),)
         cells = (
-            str(one.seeds), _bracket(one.difference, signed=True), wide, _p(one.holm_p), floor,
+            str(one.seeds), _bracket(one.difference, signed=True), wide, *tested, floor,
             _number(result.correlation, 2),
         )  # fmt: skip
         verdict = Text(one.verdict, style=WORDS.get(one.verdict, ""))

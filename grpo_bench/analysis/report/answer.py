@@ -9,27 +9,28 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from grpo_bench.analysis.axes import AXES, Axis
-from grpo_bench.analysis.contrasts import Contrast, Verdict
+from grpo_bench.analysis.axes import AXES
+from grpo_bench.analysis.contrasts import Contrast
 from grpo_bench.analysis.diagnosis import RankCorrelation
+from grpo_bench.analysis.report.verdict import NO_VERDICT
 from grpo_bench.analysis.report.words import amount, change, listed, many, score, span
 from grpo_bench.analysis.summary import AxisSummary, Chosen, Stretch, ViewSummary
 
-EQUAL: dict[Axis, str] = {
+EQUAL: dict[str, str] = {
     "nfe": "network evaluations (nfe)",
     "rollout-nfe": "rollout evaluations",
     "reward-calls": "reward calls",
     "updates": "updates",
     "seconds": "seconds",
 }
-GROUPS: dict[Verdict, str] = {
+GROUPS: dict[str, str] = {
     "better": "better than {0}: {1}",
     "better, correctness not shown": "better than {0}, though not shown to be more often correct: {1}",
     "better in appeal only": "better than {0} in appeal only: {1}",
     "worse": "worse than {0}: {1}",
     "no difference that matters": "no difference from {0} that matters: {1}",
     "not shown to differ": "not shown to differ from {0}: {1}",
-    "rate not bracketed": "no verdict against {0}, since a rate was not bracketed: {1}",
+    **{word: f"no verdict against {{0}}, since {reason}: {{1}}" for word, reason in NO_VERDICT.items()},
     "too few seeds": "too few seeds to compare with {0}: {1}",
 }
 UNKNOWN = {
@@ -102,8 +103,10 @@ def _sure(summary: ViewSummary) -> str:
     prompts = sorted({one.prompts for one in summary.two_way})
     over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     wide = f" and {prompts[0]} prompts, 95% intervals for others of both" if prompts else ", 95% intervals"
-    at = "at equal network evaluations and each label's own rate" if summary.choices else "at equal network evaluations"
-    return f"In gold {at}, {'; '.join(groups)} ({over}{wide}; Holm over {many(len(primary), 'contrast')})."
+    equal = EQUAL.get(summary.budget, summary.budget or "budgets")
+    own = " and each label's own rate" if summary.choices else ""
+    family = f"Holm over {many(len(primary), 'contrast')}"
+    return f"In gold at equal {equal}{own}, {'; '.join(groups)} ({over}{wide}; {family})."
 
 
 def _difference(one: Contrast) -> str:

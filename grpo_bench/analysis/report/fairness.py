@@ -59,7 +59,7 @@ def card(view: View, summary: ViewSummary) -> Card:
     return Card(
         tuple(f"{heads[place].text} {one[place].text}" for place in same if one[place].text != NOTHING),
         Table(
-            "What each method was given, and what it spent at the full budget (median over seeds)",
+            "What each method was given, and what it had spent at its last point (median over seeds)",
             (Head("method", numeric=False), *(heads[place] for place in apart)),
             tuple((Cell(label), *(row[place] for place in apart)) for label, row in cells.items()),
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from grpo_bench.analysis.axes import TITLES, Axis
+from grpo_bench.analysis.contrasts import Contrast
 from grpo_bench.analysis.report.verdict import UNITS, cut_sentence, seeds_ahead
 from grpo_bench.analysis.report.words import (
     NOTHING,
@@ -33,8 +34,8 @@ def methods(summary: ViewSummary) -> Table:
     heads = (
         Head("method", "What the suite calls it", numeric=False),
         Head("seeds", "Finished runs"),
-        Head("gold", "At the last point: mean over seeds, and 95% t interval"),
-        Head("gain", "Gold at the last point less the untrained base's"),
+        Head("gold", "At the budget: mean over seeds, and 95% t interval"),
+        Head("gain", "Gold at the budget less the untrained base's"),
         Head(
             "learned",
             "Five seeds, an interval clear of 0, and more than the noise floor",
@@ -66,7 +67,7 @@ def _method(summary: ViewSummary, method: MethodSummary, axis: Axis, goals: list
         estimate(method.gain, signed=True),
         Cell(method.learned),
         estimate(contrast.difference, signed=True) if contrast else nothing,
-        Cell(contrast.verdict, _p(contrast.holm_p)) if contrast else nothing,
+        Cell(contrast.verdict, _p(contrast)) if contrast else nothing,
         estimate(method.area[axis]) if axis in method.area else nothing,
         *(_reached(method.targets[goal].get(axis)) for goal in goals),
         estimate(method.proxy_gain, signed=True),
@@ -75,8 +76,9 @@ def _method(summary: ViewSummary, method: MethodSummary, axis: Axis, goals: list
     )
 
 
-def _p(holm_p: float) -> str:
-    return f"Holm's p {p_value(holm_p)}" if math.isfinite(holm_p) else ""
+def _p(contrast: Contrast) -> str:
+    name, decided = contrast.decided_by
+    return f"{name} {p_value(decided)}" if math.isfinite(decided) else ""
 
 
 def _reached(found: Reached | None) -> Cell:
@@ -94,6 +96,7 @@ def _cost(method: MethodSummary, column: str) -> Cell:
 def contrasts(summary: ViewSummary) -> Table:
     """Every difference from the baseline with all that decides it; the primary ones first."""
     two_way = bool(summary.two_way)
+    equal = any(math.isfinite(one.equivalence_p) for one in summary.contrasts)
     heads = (
         Head("method", numeric=False),
         Head(
@@ -109,7 +112,12 @@ def contrasts(summary: ViewSummary) -> Table:
         Head("these prompts, this noise", "The t interval over seeds alone")
         if two_way
         else Head("Bonferroni", "The interval at 1 - 0.05 / number of primary contrasts: all of them hold together"),
-        Head("Holm's p", "Adjusted over the primary contrasts: it decides; below it, unadjusted"),
+        Head("Holm's p", "Of no difference, adjusted over the primary contrasts; below it, unadjusted"),
+        *(
+            (Head("p of equivalence", "Holm's, of two one-sided tests at the margin, which is below it"),)
+            if equal
+            else ()
+        ),
         Head("permutation p", "Sign flips; below it, the least it can be with so many seeds"),
         Head("correlation", "Of the two over seeds: what the pairing bought"),
     )
@@ -128,11 +136,17 @@ def contrasts(summary: ViewSummary) -> Table:
                 Cell(span(found.low, found.high, signed=True) or NOTHING, "", finite(found.low)),
                 Cell(span(*wide, signed=True) or NOTHING, "", finite(wide[0])),
                 Cell(p_value(one.holm_p), f"unadjusted {p_value(one.p)}", finite(one.holm_p)),
+                *((_equivalence(one),) if equal else ()),
                 Cell(p_value(pair.permutation_p), f"floor {p_value(floor)}", finite(pair.permutation_p)),
                 number(pair.correlation, correlation(pair.correlation)),
             )
         )  # fmt: skip
     return Table(f"Differences from {summary.baseline} in gold at the full budget", heads, tuple(rows))
+
+
+def _equivalence(one: Contrast) -> Cell:
+    margin = f"margin {score(one.margin)}" if math.isfinite(one.margin) else ""
+    return Cell(p_value(one.equivalence_p), margin, finite(one.equivalence_p))
 
 
 def frontier(summary: ViewSummary) -> Table:
@@ -310,7 +324,7 @@ DEFINITIONS = (
             "backward count three). A guided step counts two. Evaluation is never in it."),
     ("gold", "The workload's own judge, on held-out prompts, from stored 8-bit images of the deployment sampler."),
     ("proxy", "The reward that was trained on, on the same images."),
-    ("gain", "Gold at the last point less gold of the untrained base, seed by seed."),
+    ("gain", "Gold at the budget, between the two points around it, less gold of the untrained base, seed by seed."),
     ("95% interval", "A t interval over seeds; what it was measured to cover is stated with the verdict."),
     ("area", "The mean height of one seed's curve of gold over a cost, read at 20 costs: 0 at the base's gold all "
              "along, 1 at the best gold all along, without a running maximum; mean over seeds."),

@@ -77,6 +77,14 @@ WORDS: dict[str, tuple[str, str]] = {
 """What stands before the baseline's name and after it, by verdict."""
 
 
+NO_VERDICT: dict[str, str] = {
+    "rate not bracketed": "a rate was not bracketed",
+    "rate not as chosen": "a rate is not what its trials choose",
+    "too few common prompts": "its runs were not scored on the same prompts, two at least",
+}
+"""Why a contrast of enough seeds has none."""
+
+
 def contrast_sentence(contrast: Contrast) -> str:
     """One primary contrast and its verdict."""
     label, baseline, found = contrast.label, contrast.baseline, contrast.difference
@@ -88,8 +96,10 @@ def contrast_sentence(contrast: Contrast) -> str:
         )
     interval = span(found.low, found.high, signed=True)
     sure = f"95% interval {interval}" if interval else "no interval"
-    if contrast.verdict == "rate not bracketed":
-        return f"{label} against {baseline}: {difference} ({sure}), and no verdict, since a rate was not bracketed."
+    if contrast.verdict in NO_VERDICT:
+        return (
+            f"{label} against {baseline}: {difference} ({sure}), and no verdict, since {NO_VERDICT[contrast.verdict]}."
+        )
     if contrast.verdict == "exploratory":
         return (
             f"{label} against {baseline}: {difference} ({sure}). One learning rate for all is a sensitivity view: no "
