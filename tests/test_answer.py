@@ -22,7 +22,7 @@ def test_who_buys_most_is_said_for_every_cost_with_the_lead(tmp_path: Path) -> N
 
     # two straight lines 0.1 apart at the budget, alike in cost, on five seeds: the lead is 0.1 and has no spread
     for cost in ("network evaluations (nfe)", "rollout evaluations", "reward calls", "updates", "seconds"):
-        assert f"at equal {cost} tree, by +0.100 (+0.100 to +0.100) over flat" in told["most"]
+        assert f"at equal {cost}: tree, by +0.100 (+0.100 to +0.100) over flat" in told["most"]
     assert "exploratory" in told["most"]
 
 
@@ -37,7 +37,7 @@ def test_seconds_may_come_from_timed_runs_elsewhere(tmp_path: Path) -> None:
 
     told = said(study(tmp_path / "shared", timed=False), seconds)
 
-    assert "at equal seconds tree, by +0.100" in told["most"]
+    assert "at equal seconds: tree, by +0.100" in told["most"]
 
 
 def test_how_sure_is_the_verdict_its_interval_and_what_it_holds_for(tmp_path: Path) -> None:

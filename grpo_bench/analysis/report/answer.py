@@ -72,10 +72,10 @@ def answer(
 
 def _most(summary: ViewSummary, seconds: AxisSummary | None) -> str:
     found = {one.axis: one for one in summary.axes} | ({"seconds": seconds} if seconds is not None else {})
-    told = [f"at equal {EQUAL[axis]} {_leader(found[axis].frontier[-1])}" for axis in AXES if axis in found]
+    told = [f"at equal {EQUAL[axis]}: {_leader(found[axis].frontier[-1])}" for axis in AXES if axis in found]
     untimed = "" if "seconds" in found else "; over seconds nothing is known, since no run had its machine to itself"
     picked = "leads are exploratory: whoever leads was picked for it"
-    return f"The highest mean gold has, {'; '.join(told)}{untimed} ({picked})."
+    return f"Highest mean gold {'; '.join(told)}{untimed} ({picked})."
 
 
 def _leader(last: Stretch) -> str:
@@ -164,7 +164,8 @@ def _with(ranks: RankCorrelation | None) -> str:
 
 
 def _unknown(summary: ViewSummary) -> str:
-    return f"Not known: {'; '.join(_gaps(summary))}."
+    told = "; ".join(_gaps(summary))
+    return f"{told[0].upper()}{told[1:]}."
 
 
 def _gaps(summary: ViewSummary) -> Iterator[str]:
