@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from grpo_bench import __version__
 from grpo_bench.commands.bundle import bundle, verify
@@ -27,6 +27,7 @@ from grpo_bench.commands.options import (
     Sets,
     Steps,
     Workload,
+    check_given_once,
     load_plugins,
     print_json,
     results_folder,
@@ -62,6 +63,15 @@ EXIT_FAILED, EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 class _Commands(TyperGroup):
     """Commands, any of which may call plugins: what those raise to end the program does not end it in silence."""
+
+    def resolve_command(  # type: ignore[override]
+        self, ctx: typer.Context, args: list[str]
+    ) -> tuple[str | None, object, list[str]]:
+        """Find the command, and refuse an option given twice that has one value: the last would win in silence."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if isinstance(command, TyperCommand):
+            check_given_once(command, ctx, rest)
+        return name, command, rest
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         """Run the command; it leaves by typer's own `Exit`, and by no SystemExit of its own."""
@@ -197,6 +207,7 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print the costs a prompt as one JSON line only.")] = False,
 ) -> None:
     """Draw a method's forest and print its exact costs a prompt, or those of several; runs nothing."""
+    from grpo_bench.registry import METHODS
     from grpo_bench.resolve import flags, resolve
     from grpo_bench.terminal.tables import comparison_json, plan_json, print_comparison, print_plan, stdout_console
     from grpo_bench.training.preview import check_names, check_shared, own_settings, preview
@@ -210,6 +221,8 @@ def plan(
     ]  # fmt: skip
     if compare:
         check_shared(resolved)
+    other = resolved[0].model_copy(update={"method": type(resolved[0].method)(name=baseline)})
+    METHODS.get(baseline)
     sketches = [preview(one) for one in resolved]
     if png is not None:
         from grpo_bench.forest.picture import draw_png
@@ -221,7 +234,6 @@ def plan(
     if compare:
         print_comparison(sketches, console=stdout_console())
     else:
-        other = resolved[0].model_copy(update={"method": type(resolved[0].method)(name=baseline)})
         print_plan(sketches[0], preview(other), console=stdout_console())
     if png is not None:
         typer.echo(f"picture: {png}")

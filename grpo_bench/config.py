@@ -25,6 +25,7 @@ from pydantic import (
 
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.metering.ledger import BUDGET_KINDS, BudgetKind
+from grpo_bench.settings import Settings
 from grpo_bench.store.names import check_text, parse_toml
 
 Table = dict[str, object]
@@ -34,7 +35,7 @@ DEEPEST = 64
 Device = Literal["auto", "cpu", "cuda"]
 
 
-class Section(BaseModel):
+class Section(Settings):
     """A frozen table of settings in which an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -379,7 +380,7 @@ def parse_rewards(spec: str) -> dict[str, float]:
             value = float(weight) if weight else 1.0
         except ValueError:
             value = -1.0
-        if not name or name in weights or not 0 < value < float("inf"):
+        if not spec.isascii() or not name or name in weights or not 0 < value < float("inf"):
             raise UserError(f"--reward takes NAME or NAME:WEIGHT,NAME:WEIGHT with positive weights, not {spec!r}")
         weights[name] = value
     return weights
@@ -392,7 +393,7 @@ def read_toml(path: Path) -> Table:
         UserError: missing, unreadable or not TOML.
     """
     try:
-        return parse_toml(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"config file {str(path)!r} cannot be read: {error}") from error
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Credit, Floats, Rollout, leaf_credit
 from grpo_bench.forest.schedule import Schedule
+from grpo_bench.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Need = Literal["old_mean", "reference", "old_policy"]
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(Settings):
     """A method's own settings; the string under a field is its help. Unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

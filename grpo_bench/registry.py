@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.guard import calling
+from grpo_bench.opened import watching
 from grpo_bench.store.names import check_name, check_text
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Registry(Generic[T]):
         if name not in sources:
             raise UserError(f"no {self.kind} is named {name!r}; {nearest(name, sources)}")
         check_name(name, self.kind)
-        with calling(f"{self.kind} {name!r} from {sources[name].origin}", "cannot be loaded", UserError):
+        with calling(f"{self.kind} {name!r} from {sources[name].origin}", "cannot be loaded", UserError), watching():
             return sources[name].load()
 
     def brought_by(self, name: str) -> str | None:
@@ -168,7 +169,8 @@ def load_plugin(target: str) -> list[str]:
         UserError: the file is missing, fails to import, or defines neither a method nor a reward.
     """
     check_text(target, "--plugin")
-    module = _import_file(Path(target)) if target.endswith(".py") else _import_module(target)
+    with watching():
+        module = _import_file(Path(target)) if target.endswith(".py") else _import_module(target)
     added = []
     for name, method in METHODS.classes_in(module).items():
         METHODS.add(name, lambda method=method: method, origin=target)  # type: ignore[misc]

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from grpo_bench.errors import UserError
 from grpo_bench.guard import calling
+from grpo_bench.settings import Settings
 from grpo_bench.store.names import clean_text
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def human_size(size: int) -> str:
     )
 
 
-class RewardConfig(BaseModel):
+class RewardConfig(Settings):
     """A reward's own settings, set with `--set reward.NAME.KEY=VALUE`. Unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

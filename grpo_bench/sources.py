@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
@@ -18,9 +19,13 @@ from importlib import metadata
 from pathlib import Path
 
 from grpo_bench.errors import UserError
+from grpo_bench.opened import opened_by
 from grpo_bench.registry import METHODS, POLICIES, REWARDS, WORKLOADS
 
 ENGINE, DISTRIBUTION = "grpo_bench", "grpo-bench"
+ABOUT = ("README", "LICENSE", "CHANGELOG")
+"""Files about a plugin, which change nothing that it computes."""
+MOST_FOLDERS = 64
 LONGEST_NAME = 255
 """Of a file; a longer text in a module names none."""
 
@@ -110,6 +115,15 @@ class _Search:
                     for end in range(imported.count(".") + 1):  # importing a.b.c runs a and a.b too
                         self.visit(".".join(imported.split(".")[: end + 1]))
                 self._name_files(name, path)
+                self._opened_files(name, path)
+
+    def _opened_files(self, module: str, path: Path) -> None:
+        """What the module opened while it was loaded, under names that it computed: tables, and modules as modules."""
+        for file in opened_by(path):
+            if file.suffix == ".py" and (name := _module_of(file)):
+                self.visit(name)
+            elif file not in self.files.values() and file not in self.modules.values():
+                self.files[f"{module}:{os.path.relpath(file, path.parent)}"] = file
 
     def _name_files(self, module: str, path: Path) -> None:
         for text, file in _named(path):
@@ -202,17 +216,28 @@ def _package(name: str, path: Path) -> str:
 
 
 def _named(path: Path) -> Iterator[tuple[str, Path]]:
-    """Files beside a module that texts in it name, by themselves or inside a folder that another text names.
+    """Files beside a module that texts in it name, by themselves or inside folders that other texts name.
 
-    A text about them (`*.md`) is no part of what they compute.
+    A text about them (`README.md`) is no part of what they compute.
     """
     texts = _scan(path).texts
-    folders = ["", *(text for text in texts if _is(Path.is_dir, path.parent / text))]
+    folders = [""]
+    for folder in folders:  # grows: a folder in a folder, `root / "data" / "v1"`
+        inner = (f"{folder}/{text}".lstrip("/") for text in texts if text.strip("./") and ".." not in text)
+        folders += [one for one in inner if len(folders) < MOST_FOLDERS and one not in folders
+                    and _is(Path.is_dir, path.parent / one)]  # fmt: skip
     for folder in folders:
         for text in texts:
             file = path.parent / folder / text
-            if _is(Path.is_file, file) and file != path and file.suffix != ".md":
+            if _is(Path.is_file, file) and file != path and file.stem.upper() not in ABOUT:
                 yield f"{folder}/{text}".lstrip("/") if not Path(text).is_absolute() else file.name, file
+
+
+def _module_of(file: Path) -> str:
+    """The name under which a file was imported; empty where it was not."""
+    real = os.path.realpath(file)
+    own = ((name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items()))
+    return next((name for name, path in own if path and os.path.realpath(path) == real), "")
 
 
 def _is(question: Callable[[Path], bool], path: Path) -> bool:

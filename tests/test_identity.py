@@ -249,6 +249,30 @@ def test_a_model_that_has_changed_is_not_taken_for_the_runs_own(
     assert "its base weights have changed since" in sentence(refused)
 
 
+def test_a_folder_that_holds_another_run_is_not_taken_for_this_one(make: Make, results: Path) -> None:
+    """Given two runs of which one's folder lies under the other's name, then no result of the wrong one is given."""
+    one, other = (run(make().model_copy(update={"seed": seed}), results).store for seed in (1, 2))
+    shutil.rmtree(other.folder)
+    shutil.copytree(one.folder, other.folder)
+
+    with pytest.raises(UserError, match=f"holds another run, {one.record.run}"):
+        run(make().model_copy(update={"seed": 2}), results)
+
+
+@pytest.mark.parametrize("status", ["done", "interrupted"])
+def test_settings_that_were_changed_in_a_stored_run_are_found(make: Make, results: Path, status: str) -> None:
+    """Given a stored run whose learning rate was edited, then it is neither reported nor gone on with."""
+    store = run(make(), results).store
+    text = store.config_toml()
+    line = next(line for line in text.splitlines() if line.startswith("learning_rate"))
+    (store.folder / "config.toml").write_text(text.replace(line, "learning_rate = 0.77"))
+    store.save_record(store.record.model_copy(update={"status": status}))
+
+    with pytest.raises(UserError, match=r"config\.toml was changed since"):
+        run(make(), results)
+    assert run(make(), results, again=True).fresh
+
+
 def test_a_model_that_is_gone_is_one_sentence(make: Make, model: Path, results: Path) -> None:
     stopped = run(named(make(), model), results, Watcher(stop_after=1))
     shutil.rmtree(model)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from grpo_bench.errors import UserError
+from grpo_bench.opened import watching
 from grpo_bench.registry import METHODS, REWARDS, WORKLOADS, load_plugin
 from grpo_bench.sources import Sources, is_engine, sources_of
 
@@ -23,7 +24,12 @@ REWARD = "class R:\n    pass\n"
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Imports class `R` of a module that lies in `tmp_path`, and forgets everything of it afterwards."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield lambda name: vars(importlib.import_module(name))["R"]
+
+    def load(name: str) -> type:
+        with watching():
+            return vars(importlib.import_module(name))["R"]
+
+    yield load
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
             del sys.modules[name]
@@ -114,6 +120,55 @@ def test_a_file_that_a_module_names_is_a_part_of_it(tmp_path: Path, load: Load, 
     (tmp_path / file).write_text("1\n")
 
     assert changed(load("mine"), tmp_path / file, "2\n")
+
+
+HERE = "HERE = Path(__file__).parent"
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("mine.json", "T = Path(__file__).with_suffix('.json').read_text()"),
+        ("data/v1/table.json", f"{HERE}; T = (HERE / 'data' / 'v1' / 'table.json').read_text()"),
+        ("../shared.json", f"{HERE}; T = (HERE.parent / 'shared.json').read_text()"),
+        ("table-2.txt", f"V = 2; {HERE}; T = (HERE / f'table-{{V}}.txt').read_text()"),
+        ("tables/a.txt", f"{HERE}; T = [one.read_text() for one in (HERE / 'tables').glob('*.txt')]"),
+        ("s.txt", "import os; T = open(os.path.join(os.path.dirname(__file__), 's' + '.txt')).read()"),
+        ("rubric.md", f"{HERE}; T = (HERE / 'rubric.md').read_text()"),
+        ("helper.py", "from importlib import import_module as load\nfor name in ('help' + 'er',):\n    T = load(name)"),
+    ],
+    ids=["suffix", "nested", "above", "f-string", "glob", "joined", "markdown", "import by a computed name"],
+)
+def test_what_a_module_opens_under_a_computed_name_while_it_is_loaded_is_a_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Load, file: str, line: str
+) -> None:
+    folder = tmp_path / "plugin"
+    monkeypatch.syspath_prepend(str(folder))
+    write(folder, {"mine": f"from pathlib import Path\n{line}\n{REWARD}"})
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("1\n")
+    (folder / "beside.txt").write_text("1\n")
+
+    kind = load("mine")
+
+    assert changed(kind, path, "2\n")
+    assert not changed(kind, folder / "beside.txt", "2\n")
+
+
+def test_modules_that_a_package_finds_by_itself_are_a_part_of_it(tmp_path: Path, load: Load) -> None:
+    found = "import importlib, pkgutil\nfor one in pkgutil.iter_modules(__path__):\n"
+    found += "    importlib.import_module(f'{__name__}.{one.name}')\n"
+    write(tmp_path, {"mine": f"import pkg\n{REWARD}", "pkg/__init__": found, "pkg/inner": "SCALE = 1\n"})
+
+    assert changed(load("mine"), tmp_path / "pkg" / "inner.py", "SCALE = 2\n")
+
+
+def test_a_text_about_a_plugin_is_no_part_of_it(tmp_path: Path, load: Load) -> None:
+    write(tmp_path, {"mine": f"ABOUT = 'README.md'\n{REWARD}"})
+    (tmp_path / "README.md").write_text("1\n")
+
+    assert not changed(load("mine"), tmp_path / "README.md", "2\n")
 
 
 def test_a_script_for_another_interpreter_brings_its_neighbours(tmp_path: Path, load: Load) -> None:

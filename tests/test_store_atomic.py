@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from grpo_bench.errors import UserError
-from grpo_bench.store.atomic import remove_folder, remove_leftovers, write_bytes, write_folder, write_text
+from grpo_bench.store.atomic import output_file, remove_folder, remove_leftovers, write_bytes, write_folder, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -139,3 +139,25 @@ def test_a_removed_folder_is_gone_with_its_content(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
     with pytest.raises(UserError, match="Could not remove"):
         remove_folder(tmp_path / "run")
+
+
+@posix
+def test_a_file_that_somebody_asked_for_is_written_through_a_link_and_over_no_device(tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "target.html", tmp_path / "link.html", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+
+    assert output_file(link) == target.resolve()
+    assert output_file(tmp_path / "new.html") == (tmp_path / "new.html").resolve()
+    for path in (pipe, tmp_path, Path(os.devnull)):
+        with pytest.raises(UserError, match="is no file"):
+            output_file(path)
+
+
+def test_no_file_is_written_into_a_runs_folder(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+
+    for name in ("run.json", "points.parquet", "new.html"):
+        with pytest.raises(UserError, match="lies in a run's folder"):
+            output_file(tmp_path / name)

@@ -22,7 +22,7 @@ from grpo_bench.analysis.study import result_folders
 from grpo_bench.bundles.content import Content, content_of, read_run
 from grpo_bench.bundles.layout import FORMAT_VERSION, MANIFEST, TEXTS, EntryRecord, Limits, Manifest, place_of
 from grpo_bench.errors import UserError
-from grpo_bench.store.atomic import write_bytes
+from grpo_bench.store.atomic import output_file, write_bytes
 from grpo_bench.store.names import NAME_PATTERN, clean_text
 from grpo_bench.store.run import CONFIG, POINTS, PROMPT_SCORES, RECORD, SCORES, run_names
 from grpo_bench.store.suite import SUFFIX, read_suite, suite_files
@@ -53,6 +53,7 @@ def write_bundle(folder: Path, path: Path, images: Images = "median") -> Bundled
     Raises:
         UserError: there are no runs, they may not be compared, or the disk refuses.
     """
+    path = output_file(path)
     files: dict[str, bytes] = {}
     sources: dict[str, Path] = {}
     skipped: list[str] = []

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperOption
+
+from grpo_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from typer.core import TyperCommand
 
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="A .py file or module that defines methods.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as method.group=16. Repeatable.")]
@@ -17,6 +24,25 @@ Recipe = Annotated[str | None, typer.Option(help="Start from a paper's settings 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings, laid over the recipe.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where torch sees it.")]
 Steps = Annotated[int | None, typer.Option(help="Transitions from noise to image.")]
+
+
+def check_given_once(command: TyperCommand, ctx: typer.Context, words: Sequence[str]) -> None:
+    """Refuse an option with one value that is given twice; what else is wrong with the words, the command says.
+
+    Raises:
+        UserError: there is one.
+    """
+    from collections import Counter
+
+    own = type(ctx)(command, info_name=command.name, parent=ctx)
+    try:
+        _, _, order = command.make_parser(own).parse_args(args=list(words))
+    except Exception:
+        return
+    options = [one for one in order if isinstance(one, TyperOption) and not one.multiple and not one.is_flag]
+    for option, times in Counter(options).items():
+        if times > 1:
+            raise UserError(f"{option.opts[0]} is given {times} times, and has one value; give it once")
 
 
 def results_folder(results: Path | None) -> Path:

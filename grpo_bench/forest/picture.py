@@ -21,7 +21,7 @@ from grpo_bench.forest.sketch import Sketch
 from grpo_bench.forest.strokes import BAND, BARS, INK, KINDS, QUIET, draw_bar, draw_lines, draw_marks, draw_sign
 from grpo_bench.metering.ledger import TRAIN_WEIGHT
 from grpo_bench.palette import method_colour
-from grpo_bench.store.atomic import write_bytes
+from grpo_bench.store.atomic import output_file, write_bytes
 from grpo_bench.store.names import clean_text
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def draw_png(sketches: Sequence[Sketch], path: Path) -> None:
     """
     from PIL import Image
 
+    path = output_file(path)
     drawn, small = io.BytesIO(), io.BytesIO()
     forest_figure(sketches).savefig(drawn, format="png", dpi=DPI)
     with Image.open(drawn) as image:

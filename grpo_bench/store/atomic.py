@@ -80,6 +80,20 @@ def write_bytes(path: Path, data: bytes, what: str = "a file") -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def output_file(path: Path) -> Path:
+    """Where a file that somebody asked for is written: the file itself, where `path` is a link to it.
+
+    Raises:
+        UserError: it is a folder, a device or a pipe, or lies in a run's folder, whose files are the run.
+    """
+    file = Path(os.path.realpath(path))
+    if file.exists() and not file.is_file():
+        raise UserError(f"{path} is no file, and nothing is written over it; give the path of a file")
+    if (file.parent / "run.json").exists():
+        raise UserError(f"{path} lies in a run's folder, whose files are the run's own; write it elsewhere")
+    return file
+
+
 def write_text(path: Path, text: str, what: str = "a file") -> None:
     """`write_bytes` of UTF-8, newlines as they are."""
     write_bytes(path, text.encode("utf-8"), what)

@@ -61,6 +61,8 @@ def cell_state(results: Path, cell: Cell) -> CellState:
         record = store.record
     except UserError as error:
         return CellState("damaged", str(error))
+    if record.run != cell.run:
+        return CellState("damaged", f"{folder} holds another run, {record.run}: move it away")
     try:
         rows = store.rows()
         if record.status == "done" and not rows:

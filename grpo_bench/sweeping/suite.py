@@ -198,7 +198,7 @@ def load_suite(path: Path) -> Suite:
         UserError: the file cannot be read, or the first rule it breaks, as one sentence.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         return parse_suite(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"suite {str(path)!r} cannot be read: {clean_text(str(error), 200)}") from error

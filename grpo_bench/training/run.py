@@ -97,14 +97,17 @@ def start(
     Raises:
         UserError: anything in the config that does not fit, before a folder is made.
     """
-    identity = identify(config)
+    known: dict[str, Ingredients] = {}
+    identity = identify(config, known)
     config, hashes, run = identity.config, identity.hashes, identity.run
     folder = results / run
     if folder.exists() and again:
         RunStore(folder).discard()
     if folder.exists():
         # The id holds the hashes that `resume` would take again, which reads all of the model's weights.
-        return _go_on(RunStore.open(run, results), observer, timed)
+        store = RunStore.open(run, results)
+        _check_own(store, run, known)
+        return _go_on(store, observer, timed)
     workload = WORKLOADS.get(config.workload)
     record = RunRecord(
         run=run,
@@ -131,6 +134,26 @@ def start(
         if not store.rows():
             store.discard()
         raise
+
+
+def _check_own(store: RunStore, run: str, known: MutableMapping[str, Ingredients]) -> None:
+    """A folder's name is no proof: its record and its settings must be those that give the run its id.
+
+    Raises:
+        UserError: they are another run's, or were changed.
+    """
+    if store.record.run != run:
+        raise UserError(f"{store.folder} holds another run, {store.record.run}; move it away, or give --again")
+    config = stored_config(store)
+    try:
+        own = identify(config, known).run
+    except UserError:  # what it names has moved since, a model's folder perhaps: nothing can be compared
+        return
+    if own != run:
+        raise UserError(
+            f"{store.folder}/config.toml was changed since the run was made, and would now be {own}; restore it, or "
+            "give --again"
+        )
 
 
 def resume(store: RunStore, observer: Observer, *, timed: bool = True) -> Outcome:

@@ -30,7 +30,7 @@ from grpo_bench.analysis.study import Study, View, studies
 from grpo_bench.analysis.summary import AxisSummary, ViewSummary, summaries
 from grpo_bench.errors import UserError
 from grpo_bench.palette import Style
-from grpo_bench.store.atomic import write_text
+from grpo_bench.store.atomic import output_file, write_text
 from grpo_bench.store.diagnosis import Diagnosis, read_diagnosis
 
 HERE = Path(__file__).parent
@@ -89,6 +89,7 @@ def write_report(folder: Path, output: Path, diagnoses: Sequence[Path] = ()) -> 
         UserError: the folder holds no runs, or runs that may not be compared; a diagnosis is missing, damaged or of no
             view; or the disk refuses.
     """
+    output = output_file(output)
     found = studies(folder)
     text = render(found, [_diagnosis(path, found) for path in diagnoses])
     write_text(output, text, "the report")
