@@ -32,6 +32,8 @@ Table = dict[str, object]
 MANY = 1 << 16
 """More prompts, images or pixels a side than anybody means to ask for."""
 DEEPEST = 64
+LONGEST_REWARDS = 500
+"""Of the text that names rewards and their weights."""
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -133,7 +135,7 @@ class SamplingSection(Section):
     """Transitions from noise to image."""
     kernel: str = "flow-sde"
     """Transition rule of the stochastic steps: flow-sde, dance-sde or cps; ddim for epsilon models (sd)."""
-    noise: float | None = Field(None, gt=0)
+    noise: float | None = Field(None, gt=0, le=1000)
     """Noise level of the kernel; default: its paper's (0.7, 0.3, 0.8, 1.0)."""
     guidance: float = Field(1.0, ge=1)
     """Classifier-free guidance, in rollout and training alike; above 1 every step costs two evaluations."""
@@ -174,7 +176,7 @@ class TrainingSection(Section):
     """Prompts an iteration."""
     updates: int = Field(1, ge=1)
     """Optimiser steps an iteration, split over its prompts."""
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: float = Field(1e-5, gt=0, le=1e6)
     """AdamW's learning rate."""
     weight_decay: float = Field(1e-4, ge=0)
     """AdamW's weight decay."""
@@ -196,7 +198,7 @@ class TrainingSection(Section):
     """Latents in one no-gradient evaluation."""
     train_batch: int = Field(64, ge=1)
     """Parents in one forward and backward."""
-    decode_batch: int = Field(64, ge=1)
+    decode_batch: int = Field(64, ge=1, le=MANY)
     """Latents decoded to images at once."""
     checkpoint_every: int = Field(5, ge=1)
     """Iterations between checkpoints; every evaluation makes one too."""
@@ -380,7 +382,13 @@ def parse_rewards(spec: str) -> dict[str, float]:
             value = float(weight) if weight else 1.0
         except ValueError:
             value = -1.0
-        if not spec.isascii() or not name or name in weights or not 0 < value < float("inf"):
+        if (
+            not spec.isascii()
+            or len(spec) > LONGEST_REWARDS
+            or not name
+            or name in weights
+            or not 0 < value < float("inf")
+        ):
             raise UserError(f"--reward takes NAME or NAME:WEIGHT,NAME:WEIGHT with positive weights, not {spec!r}")
         weights[name] = value
     return weights

@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,10 +35,11 @@ def calling(plugin: str, failed: str = "failed", kind: type[Exception] = PluginF
     Raises:
         PluginFailed: the code raised anything, `SystemExit` too.
     """
-    before = _whose()
+    before, folder = _whose(), _folder()
     _note(plugin)
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # standard output is for results
+            yield
     except _MEANT:
         raise
     except KeyboardInterrupt as error:
@@ -50,6 +51,15 @@ def calling(plugin: str, failed: str = "failed", kind: type[Exception] = PluginF
         raise kind(f"{plugin} {failed}: {_told(error)}") from error
     finally:
         _note(before)
+        if folder and _folder() != folder:  # relative paths, the results' too, mean what they meant
+            os.chdir(folder)
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return ""
 
 
 def interrupted_in(error: KeyboardInterrupt) -> str:

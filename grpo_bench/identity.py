@@ -93,17 +93,34 @@ def outcome_hashes(
     Raises:
         UserError: a reward's weights cannot be had, or a plugin has no source.
     """
-    told = "\n".join(f"{split}\t{prompt}" for split, texts in sorted(prompts.items()) for prompt in texts)
     hashes = {
         **base_hashes(config, base),
-        "prompts": hashlib.sha256(told.encode()).hexdigest(),
+        "prompts": _prompts_digest(prompts),
         **_source("method", sources_of(METHODS.get(config.method.name))),
         **_source("workload", sources_of(WORKLOADS.get(config.workload))),
     }
     for name, reward in rewards.items():
         hashes |= _source(f"reward/{name}", sources_of(type(reward)))
         hashes |= {f"reward/{name}/{file}": digest for file, digest in fingerprints(reward).items()}
+        hashes |= {f"reward/{name}/{key}": digest for key, digest in _named_files(config, name).items()}
     return hashes
+
+
+def _prompts_digest(prompts: Mapping[str, Iterable[str]]) -> str:
+    """sha256 of the prompts by split; one a line, unless a prompt has a line's end in it."""
+    rows = [(split, prompt) for split, texts in sorted(prompts.items()) for prompt in texts]
+    told = "\n".join(f"{split}\t{prompt}" for split, prompt in rows)
+    if told.count("\n") >= max(1, len(rows)):
+        told = f"\0{json.dumps(rows)}"
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _named_files(config: RunConfig, reward: str) -> dict[str, str]:
+    """sha256 of each file that a setting of the reward names, whatever the setting is called."""
+    table = (config.reward.model_extra or {}).get(reward)
+    texts = {key: value for key, value in table.items() if isinstance(value, str)} if isinstance(table, Mapping) else {}
+    paths = {key: Path(value).expanduser() for key, value in texts.items() if "/" in value or Path(value).suffix}
+    return {key: sha256(path) for key, path in paths.items() if _exists(path) and path.is_file()}
 
 
 def base_hashes(config: RunConfig, base: Base) -> dict[str, str]:
@@ -153,7 +170,7 @@ def check_unchanged(record: RunRecord, now: Mapping[str, str], doing: str) -> No
 def _settings(config: RunConfig) -> str:
     table = config.model_dump(mode="json", exclude_none=True, exclude={"prompts": True, "model": set(MODEL_PLACES)})
     reward: Table = {
-        key: {own: setting for own, setting in value.items() if own not in REWARD_PLACES}
+        key: {own: setting for own, setting in value.items() if not (own in REWARD_PLACES and isinstance(setting, str))}
         if isinstance(value, Mapping)
         else value
         for key, value in config.reward.model_dump(mode="json").items()

@@ -14,6 +14,7 @@ from test_run import METHOD, REWARD
 from grpo_bench import sources
 from grpo_bench.config import RunConfig
 from grpo_bench.errors import UserError
+from grpo_bench.identity import _prompts_digest as outcome_prompts
 from grpo_bench.registry import METHODS, REWARDS, load_plugin
 from grpo_bench.store.run import RunStore
 from grpo_bench.training.run import identify, resume, stored_config
@@ -271,6 +272,58 @@ def test_settings_that_were_changed_in_a_stored_run_are_found(make: Make, result
     with pytest.raises(UserError, match=r"config\.toml was changed since"):
         run(make(), results)
     assert run(make(), results, again=True).fresh
+
+
+FILES = """
+from pathlib import Path
+from grpo_bench import Reward, RewardConfig
+
+class Settings(RewardConfig):
+    lexicon: str = ""
+    python: float = 1.0
+
+class Reader(Reward[Settings]):
+    "Reads files."
+    name = "reader"
+    Config = Settings
+    def files(self):
+        return [Path(__file__).parent / place / "words.txt" for place in ("one", "two")]
+    def score(self, images, prompts):
+        print("a word on standard output")
+        return [0.5] * len(prompts)
+"""
+
+
+def test_every_file_that_a_reward_is_told_of_or_reads_is_in_the_id(make: Make, tmp_path: Path) -> None:
+    """Given two weight files of one name, a setting that names a file, and one that is called as a place is."""
+    (tmp_path / "reader.py").write_text(FILES)
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "words.txt").write_text("1")
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("1")
+    load_plugin(str(tmp_path / "reader.py"))
+
+    def name(**settings: object) -> str:
+        reward = {"name": "reader", "reader": {"lexicon": str(lexicon), **settings}}
+        return identify(make().model_copy(update={"reward": type(make().reward).model_validate(reward)})).run
+
+    first = name()
+    assert name(python=2.0) != first
+    for path in (lexicon, tmp_path / "one" / "words.txt", tmp_path / "two" / "words.txt"):
+        path.write_text("another")
+        assert name() != first
+        path.write_text("1")
+    assert name() == first
+
+
+def test_prompts_with_line_ends_are_not_taken_for_other_prompts() -> None:
+    digests = {
+        outcome_prompts({"train": ["a cat\ntrain\ta dog"]}),
+        outcome_prompts({"train": ["a cat", "a dog"]}),
+        outcome_prompts({"train": ["a cat\ta dog"]}),
+    }
+    assert len(digests) == 3
 
 
 def test_a_model_that_is_gone_is_one_sentence(make: Make, model: Path, results: Path) -> None:

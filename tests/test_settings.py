@@ -80,3 +80,17 @@ def test_a_byte_order_mark_begins_a_file_of_settings_as_editors_write_it(tmp_pat
 def test_a_baseline_that_is_no_method_is_refused_however_the_plan_is_shown() -> None:
     for more in ([], ["--json"]):
         assert "no method is named 'nosuch'" in sentence(cli_here("plan", "flat", "--baseline", "nosuch", *more))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("method.std_eps=inf", "method.std_eps = inf is not allowed"),
+        ("training.learning_rate=1e39", "training.learning_rate = 1e+39 is not allowed"),
+        ("training.decode_batch=9223372036854775808", "training.decode_batch = 9223372036854775808 is not allowed"),
+        ("sampling.noise=1e300", "sampling.noise = 1e+300 is not allowed"),
+    ],
+)
+def test_numbers_that_no_computation_can_hold_are_refused(assignment: str, said: str) -> None:
+    words = ("run", "--workload", "gaussian", "--method", "flat", "--budget", "iterations=1", "--set", assignment)
+    assert sentence(cli_here(*words)).startswith(said)

@@ -85,7 +85,10 @@ def fingerprints(reward: Reward[RewardConfig]) -> dict[str, str]:
     published = {weights.sha256 for weights in reward.weights}
     with calling(f"reward {reward.name!r}"):
         files = reward.files()
-    digests = {path.name: sha256(path) for path in files}
+    twice = {path.name for path in files if sum(path.name == other.name for other in files) > 1}
+    digests = {
+        f"{number}/{path.name}" if path.name in twice else path.name: sha256(path) for number, path in enumerate(files)
+    }
     return {name: digest if digest in published else UNVERIFIED + digest for name, digest in digests.items()}
 
 

@@ -167,6 +167,7 @@ def resume(store: RunStore, observer: Observer, *, timed: bool = True) -> Outcom
     if store.record.status not in ENDED:
         config = stored_config(store)
         check_unchanged(store.record, _hashes(config, find_base(config)), "resumed")
+        _check_own(store, store.record.run, {})
     return _go_on(store, observer, timed)
 
 
