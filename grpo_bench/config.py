@@ -176,7 +176,7 @@ class TrainingSection(Section):
     """Prompts an iteration."""
     updates: int = Field(1, ge=1)
     """Optimiser steps an iteration, split over its prompts."""
-    learning_rate: float = Field(1e-5, gt=0, le=1e6)
+    learning_rate: float = Field(1e-5, gt=0, le=1e38)
     """AdamW's learning rate."""
     weight_decay: float = Field(1e-4, ge=0)
     """AdamW's weight decay."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 from running import Make, Watcher, run, same_points
 from thrift import thrifty
@@ -78,7 +78,6 @@ def test_scoring_again_replaces_and_other_evaluations_stay(tmp_path: Path) -> No
     ],
 )
 def test_what_no_evaluation_gives_is_refused(tmp_path: Path, changed: dict[str, list[object]], said: str) -> None:
-    import pyarrow as pa
 
     sound = {"iteration": [0, 0], "noise": [0, 0], "prompt": [0, 1], "gold": [0.5, 0.5]}
     data = encode(pa.table(sound | changed))
@@ -94,6 +93,8 @@ def test_what_no_evaluation_gives_is_refused(tmp_path: Path, changed: dict[str, 
 )
 def test_scores_of_prompts_that_are_not_counted_are_refused(prompt: list[int], noise: list[int]) -> None:
     """Also where a small table would ask for an array of any size."""
-    scores = pd.DataFrame({"iteration": 0, "noise": noise, "prompt": prompt, "r": 0.5}, index=range(len(prompt)))
+    keys = {"iteration": [0] * len(prompt), "noise": noise, "prompt": prompt}
+    table = {name: pa.array(values, pa.int64()) for name, values in keys.items()}
+    scores = pa.table(table | {"r": pa.array([0.5] * len(prompt), pa.float32())})
     with pytest.raises(UserError, match=r"counted from 0|every prompt and noise"):
-        by_prompt(scores.astype({"noise": int, "prompt": int, "iteration": int}), {"r": 1.0}, [0, 1], [0, 1], 1)
+        by_prompt(scores, {"r": 1.0}, [0, 1], [0, 1], 1)

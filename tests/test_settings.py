@@ -77,6 +77,10 @@ def test_a_byte_order_mark_begins_a_file_of_settings_as_editors_write_it(tmp_pat
     assert read_toml(path) == {"seed": 3}
 
 
+def test_a_config_file_that_is_not_there_is_named() -> None:
+    assert sentence(cli_here("run", "--config", "none.toml")).startswith("config file 'none.toml' cannot be read")
+
+
 def test_a_baseline_that_is_no_method_is_refused_however_the_plan_is_shown() -> None:
     for more in ([], ["--json"]):
         assert "no method is named 'nosuch'" in sentence(cli_here("plan", "flat", "--baseline", "nosuch", *more))

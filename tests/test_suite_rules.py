@@ -27,7 +27,7 @@ def changed(old: str, new: str) -> Suite:
     ("old", "new", "message"),
     [
         ("seeds = 2", "seeds = [-1, 0]", "seeds.0 = -1 is not allowed"),
-        ("seeds = 2", "seeds = true", "must be a number of seeds"),
+        ("seeds = 2", "seeds = true", "seeds = True is not allowed: true and false"),
         ("nfe = 4000", "nfe = inf", "budget.nfe must be a positive number, not inf"),
         ("nfe = 4000", "nfe = true", "budget.nfe must be a positive number, not True"),
         ("nfe = 4000", "nfe = -1", "budget.nfe must be a positive number, not -1"),
