@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 class Settings(BaseModel):
     """A table of settings in which true and false are no numbers: `learning_rate = true` is not 1."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False, validate_default=True)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -542,6 +542,37 @@ class OneOfTwoRewards(Chains):
         return undeclared(rollout, back_up(rollout.forest, zscore(reward_LP)))
 
 
+class WithoutWeights(Chains):
+    """Adds the z-scores of several rewards and forgets their weights."""
+
+    name = "without-weights"
+
+    def credit(self, rollout: Rollout) -> Credit:
+        return undeclared(rollout, back_up(rollout.forest, sum(map(zscore, rollout.rewards.values()))))
+
+
+class WideningClip(Chains):
+    """Whose clip widens with every iteration."""
+
+    name = "widening-clip"
+
+    def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
+        self.clip_scale = 1.0 + iteration
+        return super().plan(iteration, rng, schedule)
+
+
+class PenaltyUpsideDown(Chains):
+    """Rewarded for leaving the reference policy."""
+
+    name = "penalty-upside-down"
+    needs = frozenset({"reference"})
+
+    def edge_loss(self, batch: EdgeBatch) -> torch.Tensor:
+        assert batch.reference_mean is not None
+        apart = (batch.mean - batch.reference_mean).square().mean((1, 2, 3)) / (2 * batch.std**2)
+        return super().edge_loss(batch) - 0.1 * apart
+
+
 class LateLeaves(Chains):
     """Images late in the group count more."""
 
@@ -587,6 +618,7 @@ class Ranks(Chains):
     name = "sound-ranks"
 
     def credit(self, rollout: Rollout) -> Credit:
-        reward_LP = next(iter(rollout.rewards.values())) if len(rollout.rewards) == 1 else sum(rollout.rewards.values())
+        (first_LP, *more) = (weight * reward_LP for _, weight, reward_LP in rollout.terms())
+        reward_LP = sum(more, first_LP)
         above = (reward_LP[:, None] > reward_LP[None]).sum(1) - (reward_LP[:, None] < reward_LP[None]).sum(1)
         return undeclared(rollout, back_up(rollout.forest, 1.7 * above / len(reward_LP)))

@@ -12,10 +12,12 @@ from running import ROOT, Make, Watcher, cli_here, run, sentence
 from test_run import METHOD, REWARD
 
 from grpo_bench import sources
-from grpo_bench.config import RunConfig
+from grpo_bench.config import RunConfig, validated
 from grpo_bench.errors import UserError
 from grpo_bench.identity import _prompts_digest as outcome_prompts
 from grpo_bench.registry import METHODS, REWARDS, load_plugin
+from grpo_bench.resolve import flags, resolve
+from grpo_bench.store.names import parse_toml
 from grpo_bench.store.run import RunStore
 from grpo_bench.training.run import identify, resume, stored_config
 
@@ -324,6 +326,14 @@ def test_prompts_with_line_ends_are_not_taken_for_other_prompts() -> None:
         outcome_prompts({"train": ["a cat\ta dog"]}),
     }
     assert len(digests) == 3
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_a_stored_config_names_the_run_that_it_was_stored_with(method: str) -> None:
+    """Also where a default is a whole number for a setting with decimals, which is stored as it is read."""
+    made = identify(resolve(flags(method=method, workload="gaussian"), None, None, None))
+
+    assert identify(validated(RunConfig, parse_toml(made.config.to_toml()))).run == made.run
 
 
 def test_a_model_that_is_gone_is_one_sentence(make: Make, model: Path, results: Path) -> None:

@@ -148,19 +148,29 @@ def _equal(subject: Subject) -> Finding:
 
 
 def _every_reward(subject: Subject) -> Finding:
-    """Two rewards, of which only one tells the images apart: that one must be credited, whichever it is."""
+    """Two rewards, of which one alone tells the images apart: that one is credited, whichever it is; and by its weight.
+
+    Where both tell them apart, exchanging their weights changes advantages.
+    """
     forest = subject.forest(0)
-    told_LP = 10 * np.random.default_rng(SEED).standard_normal((forest.images, len(PROMPTS)))
+    stream = np.random.default_rng(SEED)
+    told_LP, other_LP = (10 * stream.standard_normal((forest.images, len(PROMPTS))) for _ in range(2))
     logp_NP = np.where(forest.trained_N, -1.0, 0.0)[:, None] * np.ones((1, len(PROMPTS)))
-    for position in ("first", "second"):
-        scores = {"first": np.full_like(told_LP, 0.5), "second": np.full_like(told_LP, 0.5)} | {position: told_LP}
-        credit = subject.method().credit(
-            Rollout(forest, scores, logp_NP, {"first": 1.0, "second": 1.0}, prompts=PROMPTS)
-        )
-        if float(np.abs(credit.advantage_NP).max()) <= ROUNDING:
+
+    def credited(first_LP: np.ndarray, second_LP: np.ndarray, weights: tuple[float, float]) -> np.ndarray:
+        scores, shares = {"first": first_LP, "second": second_LP}, dict(zip(("first", "second"), weights, strict=True))
+        return subject.method().credit(Rollout(forest, scores, logp_NP, shares, prompts=PROMPTS)).advantage_NP
+
+    same_LP = np.full_like(told_LP, 0.5)
+    for position, pair in (("first", (told_LP, same_LP)), ("second", (same_LP, told_LP))):
+        if float(np.abs(credited(*pair, (1.0, 1.0))).max()) <= ROUNDING:
             said = f"credit: of two rewards the {position} alone tells images apart, and no edge has an advantage by it"
             return Finding("rewards", False, f"{said}; credit each term of rollout.terms()")
-    return Finding("rewards", True, "each of two rewards alone gives advantages")
+    apart_NP = credited(told_LP, other_LP, (0.8, 0.2)) - credited(told_LP, other_LP, (0.2, 0.8))
+    if float(np.abs(apart_NP).max()) <= ROUNDING:
+        said = "credit: of two rewards with the weights 0.8 and 0.2, exchanging the weights changes no advantage"
+        return Finding("rewards", False, f"{said}; credit rollout.terms(), which hold them")
+    return Finding("rewards", True, "each of two rewards alone gives advantages, and weights count")
 
 
 def _order(turn: int) -> list[int]:

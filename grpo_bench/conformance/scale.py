@@ -40,9 +40,24 @@ def check_scale(subject: Subject) -> Iterator[Finding]:
     """By the number of the iteration, with fresh instances, and as iterations go by, with one."""
     low, high = OWN_UNITS.get(subject.identity, (LOW, HIGH))
     place = "forward_loss" if subject.forward else "edge_loss"
-    one = subject.method()
-    streak = [_scale(subject, one, iteration) for iteration in range(STREAK)]
-    far = [(iteration, *_scale(subject, subject.method(), iteration, WORDS, LATENT)) for iteration in FAR]
+    one, clips = subject.method(), {}
+    streak = []
+    for iteration in range(STREAK):
+        streak.append(_scale(subject, one, iteration))
+        clips[iteration] = one.clip_scale
+    far = []
+    for iteration in FAR:
+        fresh = subject.method()
+        far.append((iteration, *_scale(subject, fresh, iteration, WORDS, LATENT)))
+        clips[iteration] = fresh.clip_scale
+    other = next((iteration for iteration, clip in clips.items() if clip != clips[0]), None)
+    if other is not None:
+        said = (
+            f"clip_scale: it is {clips[0]:g} in iteration 0 and {clips[other]:g} in iteration {other}; the clip is "
+            "shared by all iterations, so set it once"
+        )
+        yield Finding("scale", False, said)
+        return
     row = [scale for scale, _ in streak]
     for iteration, scale, along in far + [(iteration, *both) for iteration, both in enumerate(streak)]:
         if not along > 0:

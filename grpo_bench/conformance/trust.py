@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ SHIFT = 0.5
 """Of the log-prob, thousands of times what any released clip allows."""
 DIMENSIONS = 65_536
 STILL = 1e-9
+DISTANCES = (0.0, 0.01, 0.1)
+"""Of the mean from another policy's, in each of its numbers."""
 
 
 def check_trust(subject: Subject) -> Iterator[Finding]:
@@ -40,12 +44,35 @@ def check_trust(subject: Subject) -> Iterator[Finding]:
         )
         yield Finding("trust", False, said)
         return
+    falls = _penalty_that_falls(subject, method)
+    if falls:
+        yield Finding("trust", False, falls)
+        return
     further = (pull_E * advantage_E)[(shift_E * advantage_E) > 0].max()
     said = (
         f"edge_loss: with the log-prob {SHIFT:g} past the old one, far beyond the clip of {batch.clip:.3g}, the loss "
         "still pulls the way that the advantage points; the clip is shared, so stop there"
     )
     yield Finding("trust", float(further) <= STILL, said if further > STILL else "the loss stops beyond the clip")
+
+
+def _penalty_that_falls(subject: Subject, method: Method[MethodConfig]) -> str:
+    """What is wrong where the loss of edges without advantage falls as their mean leaves another policy's."""
+    batch = _batch(subject, method, torch.zeros(2), torch.zeros(2))
+    for of in ("reference", "old"):
+        losses = []
+        for distance in DISTANCES:
+            mean = torch.full_like(batch.mean, distance)
+            reference, old = (batch.mean if of == name else mean for name in ("reference", "old"))
+            moved = replace(batch, mean=mean, reference_mean=reference.clone(), old_mean=old.clone())
+            with torch.no_grad():
+                losses.append(float(method.edge_loss(moved).sum()))
+        if any(after < before - STILL for before, after in pairwise(losses)):
+            return (
+                f"edge_loss: with no advantage it goes from {losses[0]:.3g} to {losses[-1]:.3g} as the mean leaves "
+                f"that of the {of} policy; a penalty grows with the distance"
+            )
+    return ""
 
 
 def _batch(subject: Subject, method: Method[MethodConfig], shift_E: Tensor, advantage_E: Tensor) -> EdgeBatch:
