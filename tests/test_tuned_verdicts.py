@@ -295,6 +295,15 @@ def test_pareto_and_the_report_say_the_words_and_the_rates(tmp_path: Path) -> No
     assert "Every label at the learning rate that its own trials chose" in page
 
 
+def test_a_label_that_is_still_in_its_trials_is_drawn_with_the_others(tmp_path: Path) -> None:
+    """Given a sweep that was cut off before a label's reported runs, then its trials are shown, and nothing fails."""
+    study(tmp_path, missing=[("tree", seed) for seed in SEEDS])
+
+    view = only(studies(tmp_path)[0])
+    assert view.labels == ("flat",) and set(view.all_labels) == {"flat", "tree"}
+    assert cli_here("pareto", str(tmp_path), "--format", "png", "-o", str(tmp_path / "plots")).returncode == 0
+
+
 def test_over_workloads_there_is_a_mean_in_shares_of_base_to_ceiling(tmp_path: Path) -> None:
     found = study(tmp_path)
     view = only(found)

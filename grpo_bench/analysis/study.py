@@ -82,8 +82,8 @@ class View:
 
     @cached_property
     def all_labels(self) -> tuple[str, ...]:
-        """Labels with any run, finished or not."""
-        return tuple(dict.fromkeys(curve.label for curve in (*self.curves, *self.unfinished)))
+        """Labels with any run, finished or not, a trial's too."""
+        return tuple(dict.fromkeys(curve.label for curve in (*self.curves, *self.unfinished, *self.tuning)))
 
     def of(self, label: str) -> tuple[Curve, ...]:
         """The finished runs of a label, by seed."""
@@ -119,7 +119,7 @@ class View:
 
     def method(self, label: str) -> str:
         """The method behind a label, whose colour it has."""
-        return next(curve.method for curve in (*self.curves, *self.unfinished) if curve.label == label)
+        return next(curve.method for curve in (*self.curves, *self.unfinished, *self.tuning) if curve.label == label)
 
     def median(self, label: str) -> Curve:
         """The run of a label whose final gold is the median of its seeds' (the lower of two)."""
