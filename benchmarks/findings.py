@@ -44,7 +44,9 @@ class Quality:
 
 
 def signed(estimate: Estimate) -> str:
-    """`+0.208 (+0.170 to +0.246)`."""
+    """`+0.208 (+0.170 to +0.246)`; nothing where there is no mean."""
+    if math.isnan(estimate.mean):
+        return ""
     return f"{estimate.mean:+.3f}" + (f" ({ends(estimate)})" if math.isfinite(estimate.low) else "")
 
 

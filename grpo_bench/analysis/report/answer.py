@@ -111,6 +111,8 @@ def _sure(summary: ViewSummary) -> str:
 
 def _difference(one: Contrast) -> str:
     found = one.difference
+    if not math.isfinite(found.mean):
+        return f"{one.label} (no seed in common)"
     between = span(found.low, found.high, signed=True)
     return f"{one.label} {change(found.mean)}{f' ({between})' if between else ''}"
 
