@@ -276,7 +276,8 @@ def test_a_run_killed_midway_is_finished_by_the_same_command(tmp_path: Path) -> 
     results = tmp_path / "results"
     long = {"budget": {"iterations": 60.0}, "training": {"checkpoint_every": 1}}
     victim, other = real(results, 0, **long), real(results, 1)
-    held = RunStore.create(results, real(results, 2).run, "", _record(real(results, 2)))
+    third = real(results, 2)
+    held = RunStore.create(results, third.run, third.config_toml, _record(third))
 
     def react(event: Event) -> None:
         if event.kind == "started" and event.job is victim:
