@@ -221,7 +221,6 @@ def plan(
     ]  # fmt: skip
     if compare:
         check_shared(resolved)
-    other = resolved[0].model_copy(update={"method": type(resolved[0].method)(name=baseline)})
     METHODS.get(baseline)
     sketches = [preview(one) for one in resolved]
     if png is not None:
@@ -234,6 +233,7 @@ def plan(
     if compare:
         print_comparison(sketches, console=stdout_console())
     else:
+        other = resolved[0].model_copy(update={"method": type(resolved[0].method)(name=baseline)})
         print_plan(sketches[0], preview(other), console=stdout_console())
     if png is not None:
         typer.echo(f"picture: {png}")

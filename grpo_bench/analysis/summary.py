@@ -230,7 +230,7 @@ def _readings(view: View, label: str, references: References) -> dict[Axis, _Rea
     """Of the axes on which the label has a curve."""
     found = {}
     for axis in AXES:
-        own = {curve.seed: curve for curve in view.of(label) if axis != "seconds" or curve.record.timed}
+        own = {curve.seed: curve for curve in view.on(axis) if curve.label == label}
         if own and not math.isnan(view.cut(axis)):
             found[axis] = _Reading(
                 own,
