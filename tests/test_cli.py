@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -295,6 +296,11 @@ def test_sample_draws_base_and_trained_side_by_side(base: list[str], results: Pa
         assert picture.width >= 3 * 32 and picture.height >= 2 * 2 * 32
     elsewhere = cli_here("sample", str(results / name), "--prompt", "a", "--out", str(tmp_path / "mine.png"))
     assert elsewhere.returncode == 0 and (tmp_path / "mine.png").exists()
+
+    # a finished run is not told to finish, whatever has become of its weights
+    shutil.rmtree(results / name / "checkpoint")
+    lost = cli_here("sample", name, "--prompt", "a")
+    assert lost.returncode != 0 and "--again" in lost.stderr and "--resume" not in lost.stderr
 
 
 def test_a_diverged_run_exits_with_3_and_shows_its_reason(base: list[str], tmp_path: Path) -> None:

@@ -328,6 +328,14 @@ def test_a_damaged_file_and_another_workloads_are_refused(tmp_path: Path) -> Non
         diagnose(configs("flat"), path, None, potential=False, told=lambda _: None)
 
 
+def test_a_folder_a_device_and_a_runs_own_files_are_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+
+    for path in (tmp_path, Path("/dev/null"), tmp_path / "config.toml"):
+        with pytest.raises(UserError, match=str(path)):
+            diagnose(configs("flat"), path, None, potential=False, told=lambda _: None)
+
+
 def test_the_command_prints_a_table_of_80_columns_and_json(
     measured: tuple[Path, Diagnosis, PolicyRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:

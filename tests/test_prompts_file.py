@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from grpo_bench.errors import UserError
+from grpo_bench.workloads.prompt_files import PromptFile
 from grpo_bench.workloads.prompts import read_prompts
 
 
@@ -125,7 +126,7 @@ def test_a_name_no_system_can_hold() -> None:
         read_prompts(Path("a\0b.txt"))
 
 
-@pytest.mark.parametrize("text", ["", "\n \n\t\n", "\ufeff"])
+@pytest.mark.parametrize("text", ["", "\n \n\t\n", "\ufeff", "\u200b\n \u2060\n"])
 def test_empty_file(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
@@ -261,11 +262,36 @@ def test_what_begins_as_an_array_and_is_none_is_refused(path: Path, text: str) -
     assert "is no JSON array" in said and repr(text.split("\n")[0]) in said
 
 
-@pytest.mark.parametrize("text", ["[\n 1,\n 2\n]", "[1, 2]", "[[]]", "[null]"])
-def test_an_array_of_other_things_is_refused(path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "shown"), [("[\n 1,\n 2\n]", "1"), ("[true, 2]", "true"), ("[[]]", "[]"), ("[null]", "null")]
+)
+def test_an_array_of_other_things_is_refused(path: Path, text: str, shown: str) -> None:
+    """What stands there is shown as the file has it."""
     path.write_text(text, encoding="utf-8")
 
-    assert "item 1 of" in refusal(path)
+    said = refusal(path)
+
+    assert "item 1 of" in said and repr(shown) in said
+
+
+@pytest.mark.parametrize("unseen", ["\ufeff", "\u200b", "\u2060", " \ufeff \u200b"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("p.txt", "a bear\n{0}a fox{0}\n{0}\n"), ("p.csv", "{0}prompt{0}\n{0}a bear\na fox{0}\n"),
+     ("p.jsonl", '{{"prompt": "a bear{0}"}}\n{0}{{"prompt": "{0}a fox"}}\n')],
+)  # fmt: skip
+def test_what_nobody_sees_around_a_prompt_is_no_part_of_it(tmp_path: Path, unseen: str, name: str, form: str) -> None:
+    """Files that were joined have a byte order mark in the middle; a web page leaves zero-width spaces."""
+    path = tmp_path / name
+    path.write_text(form.format(unseen), encoding="utf-8")
+
+    assert [row.prompt for row in PromptFile(path).rows()] == ["a bear", "a fox"]
+
+
+def test_a_joiner_inside_a_prompt_stays(path: Path) -> None:
+    path.write_text("a \U0001f469\u200d\U0001f680 on the moon\n", encoding="utf-8")
+
+    assert [row.prompt for row in PromptFile(path).rows()] == ["a \U0001f469\u200d\U0001f680 on the moon"]
 
 
 @pytest.mark.parametrize("line", ['{"prompt": "a fox"}', "{red|blue} fox", " {"])

@@ -28,7 +28,12 @@ def compare(
     """
     checkpoint = store.checkpoints.latest()
     if checkpoint is None:
-        raise UserError(f"{store.folder.name} has no checkpoint yet; finish it with grpo-bench run --resume first")
+        name, ended = store.folder.name, store.record.status == "done"
+        raise UserError(
+            f"{name} has lost its checkpoint, and there are no weights to draw with; run it with --again"
+            if ended
+            else f"{name} has no checkpoint yet; finish it with grpo-bench run --resume {name} first"
+        )
     settings: EvaluationSection = config.evaluation.model_copy(update={"images": images, "seed": seed})
     conditioning = policy.encode(prompts).to(policy.device)
     handle = Metered(policy, Ledger(), guidance=settings.guidance, batch=config.training.rollout_batch)

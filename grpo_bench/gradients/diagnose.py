@@ -21,6 +21,7 @@ from grpo_bench.gradients.estimates import Estimate, estimates
 from grpo_bench.gradients.place import BASE, Place, label_id, of_run, open_at, place_id
 from grpo_bench.gradients.potential import CHILDREN, TRUNKS, branch_scores
 from grpo_bench.registry import WORKLOADS
+from grpo_bench.store.atomic import output_file
 from grpo_bench.store.diagnosis import (
     Diagnosis,
     LabelRecord,
@@ -62,6 +63,7 @@ def diagnose(
         UserError: anything that does not fit, before anything is measured.
         Diverged: a gradient is not finite.
     """
+    path = output_file(path)
     known: dict[str, Ingredients] = {}
     identities = {label: identify(config, known) for label, config in configs.items()}
     first = next(iter(identities.values()))

@@ -37,6 +37,9 @@ _BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BO
          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
 """The longer first: UTF-32's mark begins with UTF-16's."""
 _SEPARATOR = re.compile(r"[,;\t|]")
+_UNSEEN = "\ufeff\u200b\u2060\u200e\u200f"
+"""What editors leave around a text and nobody sees: byte order marks of files joined together, zero-width spaces,
+direction marks. Inside a text they stay: a joiner there makes one emoji of two."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,11 @@ class PromptFile:
         self.path, self._column = path, column
         self.name = f"prompt file {str(path)!r}"
         self._text = self._read()
-        if not self._text.strip():
+        if not _bare(self._text):
             raise UserError(f"{self.name} is empty; write one prompt a line")
 
     def rows(self) -> list[Row]:
-        """The file's prompts in order, stripped of blanks around them.
+        """The file's prompts in order, stripped of blanks and of what nobody sees around them.
 
         Raises:
             UserError: content that does not fit the suffix, a table without a column of prompts, a broken row.
@@ -137,10 +140,11 @@ class PromptFile:
     def _plain(self) -> Iterator[Row]:
         """One prompt a line; blank lines do not count."""
         for number, line in enumerate(self._text.split("\n"), 1):
-            if line.lstrip().startswith("{"):
-                self._refuse(f"line {number}", f"begins as JSON does ({_cut(line)!r}), but the first line does not")
-            if line.strip():
-                yield Row(line.strip())
+            prompt = _bare(line)
+            if prompt.startswith("{"):
+                self._refuse(f"line {number}", f"begins as JSON does ({_cut(prompt)!r}), but the first line does not")
+            if prompt:
+                yield Row(prompt)
 
     def _table(self, delimiter: str) -> Iterator[Row]:
         """Rows of a table with a header, of as many cells as that; empty rows do not count."""
@@ -150,11 +154,11 @@ class PromptFile:
         try:
             header: list[str] = []
             for cells in reader:
-                if not any(cell.strip() for cell in cells):
+                if not any(_bare(cell) for cell in cells):
                     continue
                 place = f"line {reader.line_num}"
                 if not header:
-                    header = [cell.strip() for cell in cells]
+                    header = [_bare(cell) for cell in cells]
                     column = self._header(header, delimiter)
                 elif len(cells) != len(header):
                     self._refuse(
@@ -190,12 +194,13 @@ class PromptFile:
             raise UserError(f'{self.name} is no JSON array, but {_cut(self._first_line())!r}; write ["a prompt", ...]')
         if all(isinstance(item, str) for item in items) and not self._column:
             return (self._row({"prompt": item}, "prompt", f"item {number}") for number, item in enumerate(items, 1))
-        return self._objects((f"item {number}", item, str(item)) for number, item in enumerate(items, 1))
+        return self._objects((f"item {number}", item, json.dumps(item)) for number, item in enumerate(items, 1))
 
     def _lines(self) -> Iterator[Row]:
         """One JSON object a line; blank lines do not count."""
         lines = enumerate(self._text.split("\n"), 1)
-        return self._objects((f"line {number}", _parse_or_none(line), line) for number, line in lines if line.strip())
+        bare = ((number, _bare(line)) for number, line in lines)
+        return self._objects((f"line {number}", _parse_or_none(line), line) for number, line in bare if line)
 
     def _objects(self, items: Iterable[tuple[str, object, str]]) -> Iterator[Row]:
         """Of (place, what stands there, its text): JSON objects that hold the first one's column of prompts."""
@@ -235,7 +240,7 @@ class PromptFile:
 
     def _row(self, cells: Mapping[str, object], column: str, place: str) -> Row:
         prompt, split = cells.get(column), cells.get(SPLIT, "")
-        if not isinstance(prompt, str) or not prompt.strip():
+        if not isinstance(prompt, str) or not _bare(prompt):
             self._refuse(place, f"has no text in its column {column!r}")
         if not isinstance(split, str):
             self._refuse(place, f"names its split by {_cut(str(split))!r}, which is no text")
@@ -243,7 +248,7 @@ class PromptFile:
             f"{prompt}{split}".encode()
         except UnicodeEncodeError:
             self._refuse(place, "holds half a surrogate pair, which is JSON but no text")
-        return Row(prompt.strip(), split.strip())
+        return Row(_bare(prompt), _bare(split))
 
     def _refuse(self, place: str, what: str) -> NoReturn:
         raise UserError(f"{place} of {self.name} {what}; mend or remove it")
@@ -277,6 +282,13 @@ def _is_array(head: str) -> bool:
     if re.match(r"""\[\s*(["'{\]]|\n)""", head):
         return True
     return head.startswith("[") and isinstance(_parse_or_none(head), list)
+
+
+def _bare(text: str) -> str:
+    """Without the blanks and the unseen characters around it, in whatever order they stand."""
+    while (shorter := text.strip().strip(_UNSEEN)) != text:
+        text = shorter
+    return text
 
 
 def _cut(text: str, length: int = 60) -> str:
