@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from engine import Bench, circumstances, fastest, parser, prepare
 
-from grpo_bench.forest.forest import trunk
+from grpo_bench.forest.builders import trunk
 from grpo_bench.method import EdgeBatch
 from grpo_bench.sampling.gaussian import Likelihood, log_prob, transition_mean
 from grpo_bench.training.objective import Batch, Diagnostics, default_clip
@@ -44,13 +44,13 @@ def one_per_edge(bench: Bench, data: Batch) -> None:
         edge_B, prompt_B = pair_M2[start : start + training.train_batch].T
         step_B = forest.depth_N[forest.trained_parents[parent_E[edge_B]]]
         prompt_rows = torch.as_tensor(prompt_B, device=device)
-        x_BCHW = grown.parent_KPCHW[torch.as_tensor(parent_E[edge_B], device=device), prompt_rows]
+        x_BCHW = grown.parent_KPZ[torch.as_tensor(parent_E[edge_B], device=device), prompt_rows]
         conditioning = data.conditioning.select(prompt_rows)
         v_BCHW = bench.handle.predict(x_BCHW, on_device(schedule.sigmas[step_B]), conditioning, "train")
         mean_BCHW = transition_mean(x_BCHW, v_BCHW, on_device(schedule.x_T[step_B]), on_device(schedule.v_T[step_B]))
         edge_rows, std_B = torch.as_tensor(edge_B, device=device), on_device(schedule.std_T[step_B])
         edges = EdgeBatch(
-            logp=log_prob(grown.child_EPCHW[edge_rows, prompt_rows], mean_BCHW, std_B, Likelihood()),
+            logp=log_prob(grown.child_EPZ[edge_rows, prompt_rows], mean_BCHW, std_B, Likelihood()),
             logp_old=grown.logp_EP[edge_rows, prompt_rows],
             mean=mean_BCHW,
             std=std_B,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from grpo_bench.errors import UserError
-    from grpo_bench.forest.forest import Forest, branching, chains, trunk
+    from grpo_bench.forest.builders import assemble, branching, chains, trunk
+    from grpo_bench.forest.forest import Forest
     from grpo_bench.forest.rollout import Credit, Rollout, back_up, leaf_credit, zscore
     from grpo_bench.forest.schedule import Schedule
     from grpo_bench.isolated.environment import Environment
@@ -24,10 +25,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "UserError": "errors",
+    "assemble": "forest.builders",
     "Forest": "forest.forest",
-    "branching": "forest.forest",
-    "chains": "forest.forest",
-    "trunk": "forest.forest",
+    "branching": "forest.builders",
+    "chains": "forest.builders",
+    "trunk": "forest.builders",
     "Credit": "forest.rollout",
     "Rollout": "forest.rollout",
     "back_up": "forest.rollout",
@@ -66,6 +68,7 @@ __all__ = [
     "WeightsFile",
     "WorkerConfig",
     "__version__",
+    "assemble",
     "back_up",
     "branching",
     "chains",

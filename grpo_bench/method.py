@@ -41,8 +41,8 @@ C = TypeVar("C", bound=MethodConfig, covariant=True)
 class EdgeBatch:
     """The kept edges of one micro-batch, E of them; every tensor is (E,) fp32 unless noted.
 
-    `logp` carries the gradient; `mean` and the optional means are (E, C, H, W); `std` is the edge's noise level, `h`
-    its step's length in sigma; `advantage` is already clipped; `clip` is the ratio's half-width.
+    `logp` carries the gradient; `mean` and the optional means are (E, Z), Z the axes of a latent; `std` is the edge's
+    noise level, `h` its length in sigma; `advantage` is already clipped; `clip` is the ratio's half-width.
     """
 
     logp: Tensor
@@ -61,9 +61,9 @@ class EdgeBatch:
 class ForwardBatch:
     """Samples of the forward process in one micro-batch, D draws: x_t = (1 - t) x_0 + t eps; tensors are fp32.
 
-    `t` and `advantage` (already clipped to plus or minus `advantage_clip`) are (D,), all else is (D, C, H, W). The
-    velocity `v` carries the gradient; `v_old` is the behaviour policy's, `v_reference` the reference policy's, each
-    only where the method needs it.
+    `t` and `advantage` (already clipped to plus or minus `advantage_clip`) are (D,), all else is (D, Z), Z the axes of
+    a latent. The velocity `v` carries the gradient; `v_old` is the behaviour policy's, `v_reference` the reference
+    policy's, each only where the method needs it.
     """
 
     x_0: Tensor

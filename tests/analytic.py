@@ -51,4 +51,4 @@ class OneStream(Noise):
 def sampled(made: GaussianPolicy, forest: Forest, schedule: Schedule, seed: int = 0) -> torch.Tensor:
     """Leaves (L, P, D), float64, of the engine."""
     handle = Metered(made, Ledger(), guidance=1.0, batch=1 << 16)
-    return grow(forest, schedule, handle, made.encode(PROMPTS), OneStream(seed)).leaf_LPCHW.flatten(2).double()
+    return grow(forest, schedule, handle, made.encode(PROMPTS), OneStream(seed)).leaf_LPZ.flatten(2).double()

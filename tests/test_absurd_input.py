@@ -13,7 +13,8 @@ from running import run as run_here
 
 from grpo_bench.config import parse_set, read_toml
 from grpo_bench.errors import UserError, out_of_memory, reason
-from grpo_bench.forest.forest import MOST_NODES, Forest, branching, chains, trunk
+from grpo_bench.forest.builders import branching, chains, trunk
+from grpo_bench.forest.forest import MOST_NODES, Forest
 from grpo_bench.store.names import parse_toml
 from grpo_bench.sweeping.suite import load_suite
 

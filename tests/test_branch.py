@@ -154,7 +154,7 @@ def drawn_noise(forest: Forest, steps: int) -> Floats:
     edge_E = forest.trained_edges_E
     row_E = np.searchsorted(forest.trained_parents, forest.parent_N[edge_E])
     step_E = forest.depth_N[edge_E] - 1
-    x_EPD, child_EPD = grown.parent_KPCHW[row_E].flatten(2).double(), grown.child_EPCHW.flatten(2).double()
+    x_EPD, child_EPD = grown.parent_KPZ[row_E].flatten(2).double(), grown.child_EPZ.flatten(2).double()
     scale, std = (torch.tensor(values[step_E]).view(-1, 1, 1) for values in (on.x_T, on.std_T))
     return ((child_EPD - scale * x_EPD) / std).numpy()
 

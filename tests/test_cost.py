@@ -37,7 +37,7 @@ def spend(forest: Forest, schedule: Schedule, keep_NP: Bools, *, guidance: float
     handle = Metered(denoiser, ledger, guidance=guidance, batch=16)
     conditioning = denoiser.conditioning(len(PROMPTS))
     grown = grow(forest, schedule, handle, conditioning, Noise(0, 0, PROMPTS, denoiser.latent_shape))
-    ledger.count("images", grown.leaf_LPCHW.shape[0] * grown.leaf_LPCHW.shape[1])
+    ledger.count("images", grown.leaf_LPZ.shape[0] * grown.leaf_LPZ.shape[1])
     objective = Objective(FLAT, handle, Likelihood(), clip=1e-3, beta=beta, train_batch=5)
     keep_EP = keep_NP[forest.trained_edges_E]
     data = batch(forest, schedule, grown, conditioning, np.ones(keep_EP.shape), keep_EP)

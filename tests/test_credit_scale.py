@@ -14,7 +14,8 @@ from running import Make, Watcher, run, same_points
 from tiny import method
 
 from grpo_bench.errors import UserError
-from grpo_bench.forest.forest import Forest, branching, chains
+from grpo_bench.forest.builders import branching, chains
+from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Credit, Floats, Rollout, leaf_credit
 from grpo_bench.training import checkpoint
 from grpo_bench.training.credit_log import CreditLog

@@ -21,7 +21,7 @@ from grpo_bench.commands.diagnose import label_configs
 from grpo_bench.config import RunConfig
 from grpo_bench.errors import UserError
 from grpo_bench.evaluation.scoring import make_rewards
-from grpo_bench.forest.forest import chains
+from grpo_bench.forest.builders import chains
 from grpo_bench.gradients.deployed import check_differentiable, decoded, deployed_gradient, drawn, targets
 from grpo_bench.gradients.diagnose import diagnose
 from grpo_bench.gradients.estimates import estimates, reached
@@ -71,7 +71,7 @@ def test_the_differentiable_sampler_is_the_engines() -> None:
     forest = chains(schedule.sigmas, 1, np.zeros(STEPS, dtype=bool))
     noise = Noise(0, 5, prompts, given.policy.latent_shape)
 
-    grown = grow(forest, schedule, given.handle, given.encoded.rows(index_P), noise).leaf_LPCHW[0]
+    grown = grow(forest, schedule, given.handle, given.encoded.rows(index_P), noise).leaf_LPZ[0]
     start = noise.draw(Purpose.ROOT, forest.key_N[:1], torch.device("cpu"))[0]
 
     assert torch.equal(drawn(given, given.encoded.rows(index_P), start), grown)

@@ -8,8 +8,9 @@ from forest_strategy import forests
 from fresh import loaded_by
 from hypothesis import given
 
+from grpo_bench.forest.builders import branching, chains, trunk
 from grpo_bench.forest.draw import MOST_ROWS, draw_text
-from grpo_bench.forest.forest import Forest, branching, chains, trunk
+from grpo_bench.forest.forest import Forest
 from grpo_bench.sampling.schedule import shifted_grid
 
 
@@ -115,7 +116,7 @@ def test_many_steps_are_drawn_without_error() -> None:
 def test_drawing_text_needs_no_matplotlib() -> None:
     code = (
         "from grpo_bench.forest.draw import draw_text\n"
-        "from grpo_bench.forest.forest import chains\n"
+        "from grpo_bench.forest.builders import chains\n"
         "draw_text(chains([1, .5, 0], 2, [True, False]))"
     )
     assert not {"matplotlib", "torch"} & loaded_by(code)

@@ -10,7 +10,8 @@ import torch
 from scipy.stats import norm
 from tiny import CPU, LinearDenoiser, make, policy
 
-from grpo_bench.forest.forest import Forest, branching, chains, trunk
+from grpo_bench.forest.builders import branching, chains, trunk
+from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.sampling.engine import Trajectories, grow
@@ -88,12 +89,12 @@ def own_noise(forest: Forest, nodes: np.ndarray, purpose: Purpose = Purpose.EDGE
 def recovered_noise(forest: Forest, schedule: Schedule, out: Trajectories) -> torch.Tensor:
     """(x' - mean) / std of every trained edge (E, P, C, H, W), from the kept latents, float64."""
     parent_N = forest.parent_N[forest.trained_edges_E]
-    x = out.parent_KPCHW.double()[np.searchsorted(forest.trained_parents, parent_N)]
+    x = out.parent_KPZ.double()[np.searchsorted(forest.trained_parents, parent_N)]
     x_E, v_E, std_E = (
         torch.from_numpy(values[forest.depth_N[parent_N]].copy()).view(-1, 1, 1, 1, 1)
         for values in (schedule.x_T, schedule.v_T, schedule.std_T)
     )
-    return (out.child_EPCHW.double() - x_E * x - v_E * (GAIN * x + PUSH * codes(x))) / std_E
+    return (out.child_EPZ.double() - x_E * x - v_E * (GAIN * x + PUSH * codes(x))) / std_E
 
 
 @pytest.mark.parametrize("kernel", NOISY)
@@ -121,10 +122,10 @@ def test_an_ode_forest_lands_where_euler_does() -> None:
     forest = chains(GRID, 1, window(0, 0))
     out = grown(forest, make_schedule(GRID, "ode"))
     root = own_noise(forest, np.array([0]), Purpose.ROOT)
-    torch.testing.assert_close(out.leaf_LPCHW.double(), euler(root, 0, T), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.leaf_LPZ.double(), euler(root, 0, T), rtol=1e-5, atol=1e-6)
     # and without the x term the sum of the steps is -1, whatever the grid
     still = grown(forest, make_schedule(GRID, "ode"), gain=0.0)
-    torch.testing.assert_close(still.leaf_LPCHW.double(), root - PUSH * codes(root), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(still.leaf_LPZ.double(), root - PUSH * codes(root), rtol=1e-5, atol=1e-6)
 
 
 def test_a_flows_deterministic_step_is_euler_to_the_last_bit() -> None:
@@ -134,7 +135,7 @@ def test_a_flows_deterministic_step_is_euler_to_the_last_bit() -> None:
     gain, push = torch.tensor(GAIN), torch.tensor(PUSH)
     for step in range(T):
         x = x + float(GRID[step + 1] - GRID[step]) * (gain * x + 1.0 * push * codes(x).float())
-    assert torch.equal(grown(forest, make_schedule(GRID, "flow-sde")).leaf_LPCHW, x)
+    assert torch.equal(grown(forest, make_schedule(GRID, "flow-sde")).leaf_LPZ, x)
 
 
 def test_a_tree_is_an_ode_before_and_after_its_window() -> None:
@@ -142,10 +143,10 @@ def test_a_tree_is_an_ode_before_and_after_its_window() -> None:
     out = grown(TREE, make_schedule(GRID, "flow-sde"))
     root = own_noise(TREE, np.array([0]), Purpose.ROOT)
     # then its first trained parent is one Euler step from the root, its leaves are Euler steps from the last edges
-    torch.testing.assert_close(out.parent_KPCHW[:1].double(), euler(root, 0, 1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.parent_KPZ[:1].double(), euler(root, 0, 1), rtol=1e-5, atol=1e-6)
     last_edges = TREE.depth_N[TREE.trained_edges_E] == 3
-    expected = euler(out.child_EPCHW[last_edges].double(), 3, T)
-    torch.testing.assert_close(out.leaf_LPCHW.double(), expected, rtol=1e-5, atol=1e-6)
+    expected = euler(out.child_EPZ[last_edges].double(), 3, T)
+    torch.testing.assert_close(out.leaf_LPZ.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_kept_latents_are_the_very_ones_the_next_step_saw() -> None:
@@ -156,7 +157,7 @@ def test_kept_latents_are_the_very_ones_the_next_step_saw() -> None:
     both = [node for node in edge if node in parent]
     assert len(both) == 2 * (T - 2)
     for node in both:
-        assert torch.equal(out.child_EPCHW[edge.index(node)], out.parent_KPCHW[parent.index(node)])
+        assert torch.equal(out.child_EPZ[edge.index(node)], out.parent_KPZ[parent.index(node)])
 
 
 @pytest.mark.parametrize("forest", FOREST_OF_ALL_SORTS)
@@ -167,7 +168,7 @@ def test_prompts_do_not_mix(forest: Forest) -> None:
     turned_codes = LinearDenoiser.conditioning(3).select(torch.tensor(order))
     straight = grown(forest, schedule)
     turned = grown(forest, schedule, prompts=[PROMPTS[i] for i in order], conditioning=turned_codes)
-    for name in ("leaf_LPCHW", "parent_KPCHW", "child_EPCHW", "logp_EP"):
+    for name in ("leaf_LPZ", "parent_KPZ", "child_EPZ", "logp_EP"):
         assert torch.equal(getattr(turned, name), getattr(straight, name)[:, order]), name
 
 
@@ -175,24 +176,24 @@ def test_prompts_do_not_mix(forest: Forest) -> None:
 def test_shapes_follow_the_forest(forest: Forest) -> None:
     out = grown(forest, make_schedule(GRID, "flow-sde"), old_mean=True)
     parents, edges = len(forest.trained_parents), forest.trained_edges
-    assert out.leaf_LPCHW.shape == (forest.images, 3, *SHAPE)
-    assert out.parent_KPCHW.shape == (parents, 3, *SHAPE)
-    assert out.child_EPCHW.shape == (edges, 3, *SHAPE)
+    assert out.leaf_LPZ.shape == (forest.images, 3, *SHAPE)
+    assert out.parent_KPZ.shape == (parents, 3, *SHAPE)
+    assert out.child_EPZ.shape == (edges, 3, *SHAPE)
     assert out.logp_EP.shape == (edges, 3)
-    assert out.old_mean_KPCHW is not None
-    assert out.old_mean_KPCHW.shape == (parents, 3, *SHAPE)
+    assert out.old_mean_FPZ is not None
+    assert out.old_mean_FPZ.shape == (parents, 3, *SHAPE)
 
 
 def test_the_old_mean_is_kept_only_when_asked_for() -> None:
     schedule = make_schedule(GRID, "cps")
-    assert grown(TREE, schedule).old_mean_KPCHW is None
+    assert grown(TREE, schedule).old_mean_FPZ is None
     out = grown(TREE, schedule, old_mean=True)
-    assert out.old_mean_KPCHW is not None
+    assert out.old_mean_FPZ is not None
     step_K = TREE.depth_N[TREE.trained_parents]
     x_K, v_K = (torch.from_numpy(c[step_K].copy()).view(-1, 1, 1, 1, 1) for c in (schedule.x_T, schedule.v_T))
-    x = out.parent_KPCHW.double()
+    x = out.parent_KPZ.double()
     expected = x_K * x + v_K * (GAIN * x + PUSH * codes(x))
-    torch.testing.assert_close(out.old_mean_KPCHW.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.old_mean_FPZ.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("spread", [0.5, 4.0])
@@ -233,6 +234,6 @@ def test_the_micro_batch_size_changes_nothing_but_rounding(pipeline: Path, batch
     def leaves(size: int) -> torch.Tensor:
         handle = Metered(sd3, Ledger(), guidance=1.0, batch=size)
         noise = Noise(0, 0, PROMPTS, sd3.latent_shape)
-        return grow(TREE, schedule, handle, conditioning, noise).leaf_LPCHW
+        return grow(TREE, schedule, handle, conditioning, noise).leaf_LPZ
 
     torch.testing.assert_close(leaves(batch), leaves(256), rtol=1e-5, atol=1e-5)

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_bench.errors import UserError
-from grpo_bench.forest.forest import Forest, chains
+from grpo_bench.forest.builders import chains
+from grpo_bench.forest.forest import Forest
+from grpo_bench.sampling.kernels import make_schedule
 
 ALL = np.arange(4) < 3
 GRID = np.linspace(1, 0, 5)
@@ -44,14 +46,16 @@ def test_costs_equal_a_count_by_hand(forest: Forest) -> None:
 
 
 @given(forests())
-def test_children_are_contiguous_and_indexed_in_order(forest: Forest) -> None:
+def test_children_are_indexed_stochastic_ones_first_whatever_their_depth(forest: Forest) -> None:
     for node in range(forest.nodes):
         children = [n for n in range(forest.nodes) if forest.parent_N[n] == node]
-        assert forest.children[node].tolist() == children
+        ordered = sorted(children, key=lambda child: (not forest.stochastic_N[child], child))
+        assert forest.children[node].tolist() == ordered
         assert forest.child_count_N[node] == len(children)
-        assert forest.child_index_N[children].tolist() == list(range(len(children)))
+        assert forest.noisy_count_N[node] == np.count_nonzero(forest.stochastic_N[children])
+        assert forest.child_index_N[ordered].tolist() == list(range(len(children)))
         if children:
-            assert forest.first_child_N[node] == children[0]
+            assert forest.first_child_N[node] == ordered[0]
     assert forest.child_index_N[: forest.roots].tolist() == list(range(forest.roots))
 
 
@@ -60,8 +64,56 @@ def test_descendants_and_paths_follow_the_parents(forest: Forest) -> None:
     for place, leaf in enumerate(forest.leaves_L):
         line = ancestors(forest, int(leaf))
         assert np.flatnonzero(forest.descendant_NL[:, place]).tolist() == sorted(line)
-        assert forest.path_LD[place].tolist() == line[::-1]
+        # at every grid point the latest node reached: one that jumps stands where it jumps over too
+        reached = [max(node for node in line if forest.depth_N[node] <= point) for point in range(forest.steps + 1)]
+        assert forest.path_LD[place].tolist() == reached
     assert forest.descendant_NL.shape == (forest.nodes, forest.images)
+
+
+@given(forests())
+def test_edges_by_where_they_start_and_end(forest: Forest) -> None:
+    found = {}
+    for point in range(forest.steps):
+        for end, node_C in forest.edges_from(point):
+            assert np.diff(node_C).tolist() == [1] * (len(node_C) - 1)
+            found.update({int(node): (point, end) for node in node_C})
+    edges = range(forest.roots, forest.nodes)
+    assert found == {node: (int(forest.depth_N[forest.parent_N[node]]), int(forest.depth_N[node])) for node in edges}
+    assert forest.start_N[forest.roots :].tolist() == [found[node][0] for node in edges]
+    assert forest.jumps == any(end > start + 1 for start, end in found.values())
+
+
+@given(forests())
+def test_a_fan_is_the_trained_edges_of_one_parent_to_one_point(forest: Forest) -> None:
+    fans = forest.fans
+    parent_F = forest.trained_parents[fans.parent_F]
+    members = list(zip(parent_F.tolist(), fans.end_F.tolist(), strict=True))
+    assert members == sorted(set(members))
+    for edge, fan in zip(forest.trained_edges_E.tolist(), fans.fan_E.tolist(), strict=True):
+        assert members[fan] == (forest.parent_N[edge], forest.depth_N[edge])
+
+
+@given(forests())
+def test_coefficients_of_any_edge_are_the_schedules(forest: Forest) -> None:
+    schedule = make_schedule(forest.sigmas, "flow-sde", 0.6)
+    node_E = np.arange(forest.roots, forest.nodes)
+    found = forest.transitions(schedule, node_E)
+    for place, node in enumerate(node_E.tolist()):
+        start, end = int(forest.start_N[node]), int(forest.depth_N[node])
+        factor = 1.0 if forest.noise_T is None else forest.noise_T[start]
+        wanted = schedule.edge(start, end, factor) if forest.stochastic_N[node] else schedule.still(start, end)
+        assert [float(values[place]) for values in found] == [float(value) for value in wanted]
+
+
+@given(forests(), st.integers(0, 99))
+def test_leaves_folded_into_their_nodes(forest: Forest, seed: int) -> None:
+    reward_LP = np.random.default_rng(seed).standard_normal((forest.images, 2))
+    for combine, empty in ((np.minimum, np.inf), (np.maximum, -np.inf), (np.add, 0.0)):
+        folded_NP = forest.fold(combine, reward_LP, empty)
+        for node in range(forest.nodes):
+            wanted = combine.reduce(reward_LP[forest.descendant_NL[node]], axis=0)
+            assert folded_NP[node] == pytest.approx(wanted, rel=1e-12, abs=1e-12)
+    assert np.array_equal(forest.any_leaf(reward_LP > 1), forest.descendant_NL @ (reward_LP > 1))
 
 
 @given(forests())

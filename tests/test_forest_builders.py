@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from grpo_bench.errors import UserError
-from grpo_bench.forest.forest import Forest, branching, chains, trunk
+from grpo_bench.forest.builders import branching, chains, trunk
+from grpo_bench.forest.forest import Forest
 from grpo_bench.sampling.schedule import shifted_grid
 
 T = 10
@@ -176,10 +177,13 @@ def test_roots_repeat_the_same_tree() -> None:
         (lambda: chains(GRID, 0, everywhere()), "group must be at least 1, got 0"),
         (lambda: chains(GRID, 2, everywhere(9)), "stochastic holds a bool a step"),
         (lambda: chains(GRID, 2, [0, 1, 2] + [3] * 7), "stochastic holds a bool a step, got int"),
-        (lambda: chains(GRID, 2, window(0, 3), trained=window(3, 1)), "node 8 is trained but not stochastic"),
+        (
+            lambda: chains(GRID, 2, window(0, 3), trained=window(3, 1)),
+            "trained is True on step 3, which is not stochastic",
+        ),
         (
             lambda: chains(GRID, 2, window(3, 2), shared_noise=True, trained=window(0, 5)),
-            "node 1 is trained but not stochastic",
+            "trained is True on step 0, which is not stochastic",
         ),
         (lambda: chains(GRID, 2, everywhere(), trained=np.ones((3, T), dtype=bool)), "trained holds a bool a step"),
         (lambda: chains(GRID, 2, window(0, 0), shared_noise=True), "share their noise"),

@@ -12,7 +12,8 @@ from tiny import accumulate, batch
 
 from grpo_bench.config import RunConfig
 from grpo_bench.evaluation.scoring import make_rewards
-from grpo_bench.forest.forest import Forest, branching, chains, trunk
+from grpo_bench.forest.builders import branching, chains, trunk
+from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import back_up
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.sampling.engine import grow
@@ -157,7 +158,7 @@ def estimate(made: GaussianPolicy, forest: Forest, seed: int) -> torch.Tensor:
     conditioning = made.encode(PROMPTS)
     handle = Metered(made, Ledger(), guidance=1.0, batch=1 << 16)
     grown = grow(forest, SDE, handle, conditioning, OneStream(seed))
-    reward_LP = score_latents(grown.leaf_LPCHW.flatten(0, 1).numpy(), PROMPTS * forest.images).reshape(-1, 2)
+    reward_LP = score_latents(grown.leaf_LPZ.flatten(0, 1).numpy(), PROMPTS * forest.images).reshape(-1, 2)
     advantage_NP = back_up(forest, reward_LP - reward_LP.mean(0))
     data = batch(forest, SDE, grown, conditioning, advantage_NP[forest.trained_edges_E])
     for _, weight in made.parameters():

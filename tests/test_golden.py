@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from grpo_bench.forest.forest import Forest, branching
+from grpo_bench.forest.builders import branching
+from grpo_bench.forest.forest import Forest
 from grpo_bench.sampling.noise import EVALUATION, Noise, Purpose, generator, prompt_keys
 from grpo_bench.sampling.schedule import shifted_grid
 from grpo_bench.training.session import iteration_prompts

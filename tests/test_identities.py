@@ -9,7 +9,8 @@ import pytest
 import torch
 from tiny import Recording, accumulate, batch, make, method, policy
 
-from grpo_bench.forest.forest import Forest, branching, chains
+from grpo_bench.forest.builders import branching, chains
+from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Rollout
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.metering.ledger import Ledger
@@ -110,11 +111,11 @@ def test_one_evaluation_a_parent_gives_the_gradient_of_one_an_edge(pipeline: Pat
         parent = int(forest.parent_N[node])
         i = int(forest.depth_N[parent])
         for p in range(len(PROMPTS)):
-            x = grown.parent_KPCHW[forest.trained_parents.tolist().index(parent), p][None]
+            x = grown.parent_KPZ[forest.trained_parents.tolist().index(parent), p][None]
             v = sd3.predict(x, torch.tensor([SCHEDULE.sigmas[i]]).float(), conditioning.select(torch.tensor([p])), 1.0)
             mean = float(SCHEDULE.x_T[i]) * x + float(SCHEDULE.v_T[i]) * v
             std = torch.tensor([SCHEDULE.std_T[i]]).float()
-            logp = log_prob(grown.child_EPCHW[e, p][None], mean, std, Likelihood())
+            logp = log_prob(grown.child_EPZ[e, p][None], mean, std, Likelihood())
             loss = -float(advantage_EP[e, p]) * (logp - grown.logp_EP[e, p]).exp() / advantage_EP.size
             loss.sum().backward()
     apart = gradients(sd3)
@@ -129,7 +130,7 @@ def updated(pipeline: Path, chosen: Method[MethodConfig]) -> tuple[Forest, dict[
     sd3 = policy(pipeline)
     forest = chosen.plan(0, np.random.default_rng(0), SCHEDULE)
     grown, conditioning = rolled(sd3, forest, SCHEDULE)
-    reward_LP = grown.leaf_LPCHW.flatten(2).mean(2).double().numpy()
+    reward_LP = grown.leaf_LPZ.flatten(2).mean(2).double().numpy()
     logp_NP = np.zeros((forest.nodes, len(PROMPTS)))
     advantage_NP = chosen.credit(Rollout(forest, {"r": reward_LP}, logp_NP)).advantage_NP
     optimiser = torch.optim.AdamW([weight for _, weight in sd3.parameters()], lr=1e-3)

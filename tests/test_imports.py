@@ -19,6 +19,7 @@ LIGHT_MODULES = [
     "grpo_bench.config",
     "grpo_bench.errors",
     "grpo_bench.forest.draw",
+    "grpo_bench.forest.builders",
     "grpo_bench.forest.forest",
     "grpo_bench.forest.rollout",
     "grpo_bench.isolated.commands",

@@ -73,7 +73,12 @@ def test_ddpos_default_is_the_noise_of_ddpm() -> None:
 
 def test_without_noise_ddim_is_the_deterministic_step() -> None:
     still, ode = make_schedule(GRID, "ddim", 0.0), make_schedule(GRID, "ode")
-    for left, right in ((still.x_T, ode.x_T), (still.v_T, ode.v_T), (ode.x_T, ode.still_x_T), (ode.v_T, ode.still_v_T)):
+    for left, right in (
+        (still.x_T, ode.x_T),
+        (still.v_T, ode.v_T),
+        (ode.x_T, ode.still_step.x),
+        (ode.v_T, ode.still_step.v),
+    ):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-15)
     np.testing.assert_array_equal(still.std_T, 0)
 
@@ -81,7 +86,7 @@ def test_without_noise_ddim_is_the_deterministic_step() -> None:
 def test_the_deterministic_step_of_the_exact_epsilon_lands_on_the_next_state() -> None:
     x0, eps = 1.7, -0.4
     schedule = make_schedule(GRID, "ddim")
-    moved = schedule.still_x_T * (np.sqrt(NOW) * x0 + np.sqrt(1 - NOW) * eps) + schedule.still_v_T * eps
+    moved = schedule.still_step.x * (np.sqrt(NOW) * x0 + np.sqrt(1 - NOW) * eps) + schedule.still_step.v * eps
     np.testing.assert_allclose(moved, np.sqrt(AFTER) * x0 + np.sqrt(1 - AFTER) * eps, rtol=0, atol=1e-14)
 
 
@@ -118,8 +123,8 @@ def test_a_grid_that_ends_in_the_image_has_a_last_step_without_noise() -> None:
 def test_a_velocity_models_deterministic_step_is_euler() -> None:
     schedule = make_schedule(shifted_grid(T), "flow-sde")
     assert schedule.prediction == "velocity"
-    np.testing.assert_array_equal(schedule.still_x_T, 1.0)
-    np.testing.assert_array_equal(schedule.still_v_T, np.diff(shifted_grid(T)))
+    np.testing.assert_array_equal(schedule.still_step.x, 1.0)
+    np.testing.assert_array_equal(schedule.still_step.v, np.diff(shifted_grid(T)))
 
 
 @pytest.mark.parametrize("kernel", ["flow-sde", "dance-sde", "cps"])
@@ -179,7 +184,7 @@ def test_a_schedule_holds_its_grid_and_cannot_be_written() -> None:
     schedule = make_schedule(GRID, "ddim")
     assert isinstance(schedule, Schedule)
     assert schedule.prediction == "epsilon"
-    assert schedule.alpha is not None
-    for array in (schedule.alpha, schedule.still_x_T, schedule.still_v_T):
+    assert schedule.grid.alpha is not None
+    for array in (schedule.grid.alpha, schedule.still_step.x, schedule.still_step.v):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0

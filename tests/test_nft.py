@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from tiny import LinearDenoiser, method
 
 from grpo_bench.errors import UserError
-from grpo_bench.forest.forest import Forest, chains
+from grpo_bench.forest.builders import chains
+from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.method import ForwardBatch, Method, MethodConfig
@@ -177,7 +178,7 @@ class TestDraws:
         handle = Metered(denoiser, Ledger(), guidance=1.0, batch=64)
         grown = grow(forest, SCHEDULE, handle, LinearDenoiser.conditioning(len(prompts)), noise)
         advantage_LP = np.linspace(-1, 1, 5 * len(prompts)).reshape(5, -1)
-        return ForwardSamples(forest, SCHEDULE, grown.leaf_LPCHW, advantage_LP, 5.0, noise), denoiser
+        return ForwardSamples(forest, SCHEDULE, grown.leaf_LPZ, advantage_LP, 5.0, noise), denoiser
 
     def test_an_images_times_are_distinct_grid_points(self) -> None:
         samples, _ = self.samples(["a", "b"])

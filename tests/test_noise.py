@@ -9,7 +9,8 @@ import pytest
 import torch
 from tiny import CPU
 
-from grpo_bench.forest.forest import Forest, branching, chains
+from grpo_bench.forest.builders import branching, chains
+from grpo_bench.forest.forest import Forest
 from grpo_bench.sampling.noise import Noise, Purpose, generator, prompt_keys
 from grpo_bench.sampling.schedule import shifted_grid
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny import LinearDenoiser, Recording, accumulate, batch
 
-from grpo_bench.forest.forest import Forest, branching
+from grpo_bench.forest.builders import branching
+from grpo_bench.forest.forest import Forest
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.method import EdgeBatch
 from grpo_bench.registry import METHODS
@@ -103,8 +104,8 @@ def test_loss_and_gradient_are_the_closed_form() -> None:
     loss, count = accumulate(denoiser, batch(FOREST, SCHEDULE, grown, conditioning, advantage_EP))
     parent_N = FOREST.parent_N[FOREST.trained_edges_E]
     step_E = FOREST.depth_N[parent_N]
-    x_EPD = grown.parent_KPCHW[np.searchsorted(FOREST.trained_parents, parent_N)].double().flatten(2).numpy()
-    child_EPD = grown.child_EPCHW.double().flatten(2).numpy()
+    x_EPD = grown.parent_KPZ[np.searchsorted(FOREST.trained_parents, parent_N)].double().flatten(2).numpy()
+    child_EPD = grown.child_EPZ.double().flatten(2).numpy()
     x_E, v_E, std_E = (values[step_E][:, None, None] for values in (SCHEDULE.x_T, SCHEDULE.v_T, SCHEDULE.std_T))
     code_P = np.arange(1.0, 4)[None, :, None]
     score_EPD = (child_EPD - x_E * x_EPD - v_E * (0.3 * x_EPD + 0.5 * code_P)) / std_E**2 * v_E

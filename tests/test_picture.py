@@ -16,7 +16,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from grpo_bench.errors import UserError
-from grpo_bench.forest.forest import Forest, branching, chains, trunk
+from grpo_bench.forest.builders import branching, chains, trunk
+from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.layout import edges, place
 from grpo_bench.forest.picture import draw_png, forest_figure
 from grpo_bench.forest.sketch import Sketch
@@ -190,7 +191,7 @@ def test_a_keep_of_the_wrong_shape_is_refused() -> None:
 def test_a_picture_needs_no_pyplot_and_no_torch(tmp_path: Path) -> None:
     imports = (
         "import pathlib\n"
-        "from grpo_bench.forest.forest import chains\n"
+        "from grpo_bench.forest.builders import chains\n"
         "from grpo_bench.forest.picture import draw_png\n"
         "from grpo_bench.forest.sketch import Sketch\n"
     )

@@ -14,7 +14,7 @@ from tiny import CPU, settings, shaken
 from tinysd import LATENT, make_sd, scheduler, sd_policy
 
 from grpo_bench.errors import UserError
-from grpo_bench.forest.forest import chains
+from grpo_bench.forest.builders import chains
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.policies.sd import SDPolicy
 from grpo_bench.registry import POLICIES
@@ -112,7 +112,7 @@ def test_deterministic_sampling_is_the_pipelines_own(pipeline: Path, guidance: f
     handle = Metered(sd, ledger, guidance=guidance, batch=64)
     out = grow(forest, schedule, handle, sd.encode(PROMPTS), noise)
     # then the images are the same, and a guided step was charged as two evaluations
-    torch.testing.assert_close(sd.decode(out.leaf_LPCHW[0]), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(sd.decode(out.leaf_LPZ[0]), expected, rtol=0, atol=1e-4)
     assert expected.std() > 0.01
     assert ledger.evaluations("rollout") == STEPS * len(PROMPTS) * (2 if guidance > 1 else 1)
 

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from tiny import CPU, make, policy, settings, shaken
 
 from grpo_bench.errors import UserError
-from grpo_bench.forest.forest import chains
+from grpo_bench.forest.builders import chains
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.policies.sd3 import SD3Policy
 from grpo_bench.sampling.engine import grow
@@ -81,7 +81,7 @@ def test_ode_sampling_is_the_pipelines_own(pipeline: Path, guidance: float) -> N
     ledger = Ledger()
     handle = Metered(sd3, ledger, guidance=guidance, batch=64)
     out = grow(forest, schedule, handle, sd3.encode(PROMPTS), noise)
-    images = sd3.decode(out.leaf_LPCHW[0])
+    images = sd3.decode(out.leaf_LPZ[0])
     # then the images are the same, and a guided step was charged as two evaluations
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
     assert expected.std() > 0.01

@@ -15,7 +15,8 @@ from tiny import method
 from torch import Tensor
 
 from grpo_bench.errors import UserError
-from grpo_bench.forest.forest import Forest, chains
+from grpo_bench.forest.builders import chains
+from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Rollout
 from grpo_bench.method import EdgeBatch, ForwardBatch
 from grpo_bench.registry import METHODS, load_plugin

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from grpo_bench.config import validated
-from grpo_bench.forest.forest import Forest, branching, chains
+from grpo_bench.forest.builders import branching, chains
+from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Credit, Rollout, back_up, leaf_credit, zscore
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.registry import METHODS

@@ -199,20 +199,20 @@ def test_recorded_noise_and_log_probs_are_those_of_a_float64_reference(
     schedule = make_schedule(sd.grid(T), "ddim")
     forest = planned(name, schedule)
     out, conditioning = rolled(sd, forest, schedule, Likelihood(reduction=reduction))  # type: ignore[arg-type]
-    assert schedule.alpha is not None
+    assert schedule.grid.alpha is not None
     drawn = Noise(0, 0, PROMPTS, sd.latent_shape).draw(Purpose.EDGE, forest.key_N[forest.trained_edges_E], CPU)
     noises = []
     for edge, node in enumerate(forest.trained_edges_E):
         parent = int(forest.parent_N[node])
-        now, after = schedule.alpha[forest.depth_N[parent]], schedule.alpha[forest.depth_N[node]]
+        now, after = schedule.grid.alpha[forest.depth_N[parent]], schedule.grid.alpha[forest.depth_N[node]]
         std = ((1 - after) / (1 - now) * (1 - now / after)) ** 0.5
-        x_PCHW = out.parent_KPCHW[np.searchsorted(forest.trained_parents, parent)]
+        x_PCHW = out.parent_KPZ[np.searchsorted(forest.trained_parents, parent)]
         sigma_P = torch.full((len(PROMPTS),), float(schedule.sigmas[forest.depth_N[parent]]))
         with torch.no_grad():
             eps = sd.predict(x_PCHW, sigma_P, conditioning, 1.0).double().numpy()
         x0hat = (x_PCHW.double().numpy() - (1 - now) ** 0.5 * eps) / now**0.5
         mean = after**0.5 * x0hat + (1 - after - std**2) ** 0.5 * eps
-        child = out.child_EPCHW[edge].double().numpy()
+        child = out.child_EPZ[edge].double().numpy()
         density = norm.logpdf(child, mean, std).reshape(len(PROMPTS), -1)
         tolerance = 1e-5 if reduction == "mean" else 5e-3
         np.testing.assert_allclose(out.logp_EP[edge], getattr(density, reduction)(1), rtol=0, atol=tolerance)
@@ -262,8 +262,8 @@ def test_a_chains_suffix_is_ddim_without_noise(pipeline: Path) -> None:
     out, conditioning = rolled(sd, forest, schedule, Likelihood())
     scheduler = sd._scheduler
     scheduler.set_timesteps(T)
-    last = out.child_EPCHW[forest.depth_N[forest.trained_edges_E] == 3]
-    for leaf, x_PCHW in zip(out.leaf_LPCHW, last, strict=True):
+    last = out.child_EPZ[forest.depth_N[forest.trained_edges_E] == 3]
+    for leaf, x_PCHW in zip(out.leaf_LPZ, last, strict=True):
         timestep = int(scheduler.timesteps[3])
         with torch.no_grad():
             eps = sd.predict(x_PCHW, torch.full((3,), timestep / 1000), conditioning, 1.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from grpo_bench.errors import UserError
-from grpo_bench.forest.schedule import Schedule
+from grpo_bench.forest.schedule import Coefficients, Grid, Points, Schedule
 from grpo_bench.sampling.schedule import shifted_grid
 
 
@@ -39,14 +39,20 @@ def test_a_wrong_grid_is_refused(arguments: tuple[float, ...], sentence: str) ->
         shifted_grid(*arguments)  # type: ignore[arg-type]
 
 
-def schedule(sigmas: object = (1.0, 0.4, 0.0), x: object = (1.0, 1.0), std: object = (0.1, 0.0)) -> Schedule:
-    return Schedule(sigmas, x, (-0.6, -0.4), std, "ode", 0.0)  # type: ignore[arg-type]
+def schedule(sigmas: object = (1.0, 0.4, 0.0), x: float = 1.0, std: float = 0.1) -> Schedule:
+    """A made-up kernel that is alike at every step."""
+
+    def rule(now: Points, after: Points, noise: np.ndarray) -> Coefficients:
+        return np.full_like(now.sigma, x), after.sigma - now.sigma, np.full_like(now.sigma, std)
+
+    return Schedule(Grid(np.array(sigmas)), rule, "made-up", 0.0)
 
 
 def test_a_schedule_states_its_steps_and_cannot_be_written() -> None:
     built = schedule()
     assert built.steps == 2
     np.testing.assert_allclose(built.h_T, [0.6, 0.4], rtol=1e-15)
+    np.testing.assert_allclose(built.v_T, [-0.6, -0.4], rtol=1e-15)
     for array in (built.sigmas, built.x_T, built.v_T, built.std_T):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
@@ -64,11 +70,10 @@ def test_a_float32_grid_that_starts_a_rounding_below_one_starts_at_one() -> None
         ({"sigmas": (0.98, 0.4, 0.0)}, "from 1 .* got 0.98"),
         ({"sigmas": (1.0, 0.4, 0.1)}, "got 1 to 0.1: append the 0"),
         ({"sigmas": (1.0, 1.0, 0.0)}, "strictly decrease, got 1 then 1 at index 0"),
-        ({"x": (1.0,)}, "x_T holds one number a step"),
-        ({"x": (1.0, float("inf"))}, "x_T of kernel ode must be finite"),
-        ({"std": (0.1, -0.1)}, "std_T of kernel ode must be"),
+        ({"x": float("inf")}, "x_T of kernel made-up must be finite"),
+        ({"std": -0.1}, "std_T of kernel made-up must be"),
     ],
 )
 def test_a_broken_schedule_is_refused(changes: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        schedule(**changes)
+        schedule(**changes)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from run_folder import point, stored
 
-from grpo_bench.forest.forest import branching, chains
+from grpo_bench.forest.builders import branching, chains
 from grpo_bench.forest.sketch import Sketch
 from grpo_bench.metering.ledger import PHASES, ROLES
 from grpo_bench.registry import Entry

@@ -16,7 +16,8 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from transformers.utils import logging as transformers_logging
 
 from grpo_bench.config import ModelSection, validated
-from grpo_bench.forest.forest import Forest, chains
+from grpo_bench.forest.builders import chains
+from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Bools, Credit, Floats, Rollout, leaf_credit
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.metering.ledger import Ledger
@@ -132,7 +133,7 @@ class LinearDenoiser:
     prompt's code is 0, so that v = gain x + guidance push c. The reference policy has gain and push `base`.
     """
 
-    def __init__(self, shape: tuple[int, int, int] = (1, 2, 2), gain: float = 0.3, push: float = 0.0) -> None:
+    def __init__(self, shape: tuple[int, ...] = (1, 2, 2), gain: float = 0.3, push: float = 0.0) -> None:
         self.latent_shape, self.device = shape, CPU
         self.gain, self.push = (torch.nn.Parameter(torch.tensor(value)) for value in (gain, push))
         self.base = (gain, push)
@@ -143,8 +144,8 @@ class LinearDenoiser:
     ) -> torch.Tensor:
         """See `Denoiser.predict`."""
         self.evaluations += len(x_BCHW) * (2 if guidance > 1 else 1)
-        code_B111 = conditioning.tensors["code"].view(-1, 1, 1, 1)
-        return self.gain * x_BCHW + max(guidance, 1.0) * self.push * code_B111
+        code_B1 = conditioning.tensors["code"].view(-1, *(1,) * (x_BCHW.dim() - 1))
+        return self.gain * x_BCHW + max(guidance, 1.0) * self.push * code_B1
 
     @contextmanager
     def reference(self) -> Iterator[None]:

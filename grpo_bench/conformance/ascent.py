@@ -78,10 +78,10 @@ def cosines(subject: Subject) -> Iterator[tuple[float, int]]:
         yield _cosine(estimate, exact), ledger.nfe
 
 
-def gaussian_reward(leaf_LPCHW: Tensor, prompts: Sequence[str]) -> Floats:
+def gaussian_reward(leaf_LPZ: Tensor, prompts: Sequence[str]) -> Floats:
     """The analytic workload's own reward (L, P) of latents."""
-    leaves = leaf_LPCHW.shape[0]
-    scores: Floats = score_latents(leaf_LPCHW.flatten(0, 1).numpy(), list(prompts) * leaves)
+    leaves = leaf_LPZ.shape[0]
+    scores: Floats = score_latents(leaf_LPZ.flatten(0, 1).numpy(), list(prompts) * leaves)
     return scores.reshape(leaves, len(prompts))
 
 

@@ -24,7 +24,7 @@ def tempflow_forms(subject: Subject) -> Iterator[Form]:
     """Weights: std_i over the mean std of the trained steps."""
     forest, schedule = subject.forest(0), subject.schedule
     weight_N = Subject(subject.name, {"weighting": "noise"}, subject.sampling).method().weights(forest, schedule)
-    step_E = forest.depth_N[forest.trained_edges_E] - 1
+    step_E = forest.start_N[forest.trained_edges_E]
     trained = np.unique(step_E)
     wanted_E = schedule.std_T[step_E] / schedule.std_T[trained].mean()
     got_E = np.ones(len(step_E)) if weight_N is None else weight_N[forest.trained_edges_E]

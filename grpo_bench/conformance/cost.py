@@ -10,6 +10,7 @@ import numpy as np
 from grpo_bench.conformance.finding import Finding, Worst
 from grpo_bench.conformance.stage import ADVANTAGE_CLIP, Iteration, Stage
 from grpo_bench.conformance.subject import ITERATIONS, SEED, Subject
+from grpo_bench.forest.builders import assemble
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Bools, Credit
 from grpo_bench.metering.ledger import Counts, Ledger
@@ -53,7 +54,7 @@ def _train(stage: Stage, method: Method[MethodConfig], batch: Batch, ledger: Led
         _, terms = objective.accumulate(batch, np.array([prompt]), Diagnostics.empty(batch.forest.steps))
         edges += 0 if batch.forward else terms
     ledger.count("trained_edges", edges)
-    ledger.count("images", int(np.prod(batch.trajectories.leaf_LPCHW.shape[:2])))
+    ledger.count("images", int(np.prod(batch.trajectories.leaf_LPZ.shape[:2])))
     return ledger.counts()
 
 
@@ -117,21 +118,19 @@ def _random(stage: Stage, method: Method[MethodConfig], worst: Worst) -> None:
 
 
 def random_forest(rng: np.random.Generator) -> Forest:
-    """Any forest of up to five steps: each node draws its children, each stochastic edge whether it is trained."""
+    """Any forest of up to five steps: each node draws its children and where they lie, each edge whether it trains."""
     steps = int(rng.integers(1, 6))
-    parent, depth, noisy = [-1] * int(rng.integers(1, 4)), [0], [False]
-    depth, noisy = depth * len(parent), noisy * len(parent)
-    frontier = list(range(len(parent)))
-    for step in range(steps):
-        born: list[int] = []
-        for node in frontier:
-            count = int(rng.integers(0, 4)) if len(parent) < 60 else 0
-            edges = [True] * count + [False] * (1 if count == 0 or rng.random() < 0.5 else 0)
-            born += range(len(parent), len(parent) + len(edges))
-            parent += [node] * len(edges)
-            noisy += edges
-        depth += [step + 1] * len(born)
-        frontier = born
-    stochastic_N = np.array(noisy)
-    trained_N = stochastic_N & (rng.random(len(noisy)) < 0.5)
-    return Forest(np.linspace(1, 0, steps + 1), np.array(parent), np.array(depth), stochastic_N, trained_N)
+    parent = [-1] * int(rng.integers(1, 4))
+    depth, noisy = [0] * len(parent), [False] * len(parent)
+    node = 0
+    while node < len(parent):
+        if depth[node] < steps:
+            room = len(parent) < 60
+            ends = rng.integers(depth[node] + 1, steps + 1, int(rng.integers(0, 4)) if room else 0).tolist()
+            still = set(rng.integers(depth[node] + 1, steps + 1, int(rng.integers(0 if ends else 1, 3))).tolist())
+            parent += [node] * (len(ends) + len(still))
+            depth += [*ends, *sorted(still)]
+            noisy += [True] * len(ends) + [False] * len(still)
+        node += 1
+    trained = np.array(noisy) & (rng.random(len(noisy)) < 0.5)
+    return assemble(np.linspace(1, 0, steps + 1), parent, depth, noisy, trained)

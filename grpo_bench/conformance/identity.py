@@ -145,7 +145,7 @@ def _forest(subject: Subject, side: Side) -> Forest:
 
 
 def _steps(forest: Forest) -> str:
-    steps = (np.unique(forest.depth_N[forest.trained_edges_E]) - 1).tolist()
+    steps = np.unique(forest.start_N[forest.trained_edges_E]).tolist()
     return ", ".join(map(str, steps)) if len(steps) < 6 else f"{steps[0]} to {steps[-1]}"
 
 

@@ -16,10 +16,11 @@ import numpy as np
 
 from grpo_bench.config import validated
 from grpo_bench.forest.forest import Forest
-from grpo_bench.forest.rollout import Floats, Rollout
-from grpo_bench.forest.schedule import Schedule
+from grpo_bench.forest.rollout import Rollout
+from grpo_bench.forest.schedule import Grid, Schedule
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.registry import METHODS, load_plugin
+from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.training.planning import plan_forest
 
 
@@ -65,20 +66,22 @@ def played(method: Method[MethodConfig], script: Script, take: Take, schedule: S
 
 def schedule_of(script: Script) -> Schedule:
     """The script's schedule, bit for bit."""
-    arrays = {name: np.array(value) for name, value in script.schedule.items() if isinstance(value, list)}
-    return Schedule(**{**script.schedule, **arrays})  # type: ignore[arg-type]
+    table = dict(script.schedule)
+    alpha = table.pop("alpha")
+    grid = Grid(np.array(table.pop("sigmas")), None if alpha is None else np.array(alpha))
+    return make_schedule(grid, **table)  # type: ignore[arg-type]
 
 
 def table_of(schedule: Schedule) -> dict[str, object]:
     """A schedule as JSON holds it: Python writes floats so that they are read back exactly."""
-    alpha = None if schedule.alpha is None else schedule.alpha.tolist()
-    arrays: dict[str, Floats] = {name: getattr(schedule, name) for name in ("sigmas", "x_T", "v_T", "std_T")}
-    named = {"kernel": schedule.kernel, "noise": schedule.noise, "train_last": schedule.train_last, "alpha": alpha}
-    return {**{name: values.tolist() for name, values in arrays.items()}, **named}
+    alpha = schedule.grid.alpha
+    points = {"sigmas": schedule.sigmas.tolist(), "alpha": None if alpha is None else alpha.tolist()}
+    return {**points, "kernel": schedule.kernel, "noise": schedule.noise, "train_last": schedule.train_last}
 
 
 def _forest_digest(forest: Forest) -> str:
-    said = f"{forest.sibling_noise} {forest.forward_draws}".encode()
+    noise = None if forest.noise_T is None else forest.noise_T.tolist()
+    said = f"{forest.sibling_noise} {noise} {forest.forward_draws}".encode()
     arrays = (forest.sigmas, forest.parent_N, forest.depth_N, forest.stochastic_N, forest.trained_N)
     return _digest([*arrays, np.frombuffer(said, np.uint8)])
 

@@ -16,7 +16,7 @@ from grpo_bench.forest.rollout import Floats
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.method import EdgeBatch, Method, MethodConfig
 from grpo_bench.sampling.engine import Trajectories, grow
-from grpo_bench.sampling.gaussian import Likelihood
+from grpo_bench.sampling.gaussian import Likelihood, each
 from grpo_bench.training.planning import plan_forest
 
 RATIO = {"mean": 1e-6, "sum": 1e-3}
@@ -95,16 +95,15 @@ def _recovered(stage: Stage, forest: Forest, iteration: int) -> Floats:
     handle = stage.handle(Ledger())
     grown: Trajectories = grow(forest, stage.schedule, handle, stage.conditioning, stage.noise(iteration))
     row_E = np.searchsorted(forest.trained_parents, forest.parent_N[forest.trained_edges_E])
-    step_K = forest.depth_N[forest.trained_parents]
-    means = []
-    for row, step in enumerate(step_K.tolist()):
-        x_PCHW = grown.parent_KPCHW[row]
-        index_P = torch.arange(len(x_PCHW))
-        sigma = float(stage.schedule.sigmas[step])
-        v_PCHW = handle.predict_all(x_PCHW, sigma, stage.conditioning, index_P, "setup")
-        means.append(stage.schedule.x_T[step] * x_PCHW.double() + stage.schedule.v_T[step] * v_PCHW.double())
-    std_E = torch.from_numpy(stage.schedule.std_T[step_K[row_E]]).view(-1, 1, 1, 1, 1)
-    eps = (grown.child_EPCHW.double() - torch.stack(means)[torch.from_numpy(row_E)]) / std_E
+    edge_E = forest.transitions(stage.schedule, forest.trained_edges_E)
+    v_K = []
+    for x_PZ, point in zip(grown.parent_KPZ, forest.depth_N[forest.trained_parents].tolist(), strict=True):
+        sigma, index_P = float(stage.schedule.sigmas[point]), torch.arange(len(x_PZ))
+        v_K.append(handle.predict_all(x_PZ, sigma, stage.conditioning, index_P, "setup"))
+    row = torch.from_numpy(row_E)
+    x_E, v_E, std_E = (each(torch.from_numpy(values), grown.child_EPZ) for values in edge_E[:3])
+    mean_EPZ = x_E * grown.parent_KPZ.double()[row] + v_E * torch.stack(v_K).double()[row]
+    eps = (grown.child_EPZ.double() - mean_EPZ) / std_E
     values: Floats = eps.flatten(2).numpy()
     return values
 

@@ -30,9 +30,9 @@ ADVANTAGE_CLIP = 5.0
 Reward = Callable[[Tensor, Sequence[str]], Floats]
 
 
-def mean_number(leaf_LPCHW: Tensor, prompts: Sequence[str]) -> Floats:
+def mean_number(leaf_LPZ: Tensor, prompts: Sequence[str]) -> Floats:
     """A reward (L, P) of any latents: the mean of their numbers."""
-    values: Floats = leaf_LPCHW.flatten(2).double().mean(2).numpy()
+    values: Floats = leaf_LPZ.flatten(2).double().mean(2).numpy()
     return values
 
 
@@ -82,7 +82,7 @@ class Stage:
         handle = self.handle(ledger)
         old_mean = "old_mean" in method.needs
         grown = grow(forest, self.schedule, handle, self.conditioning, noise, likelihood=likelihood, old_mean=old_mean)
-        reward_LP, logp_NP = reward(grown.leaf_LPCHW, self.prompts), np.zeros((forest.nodes, len(self.prompts)))
+        reward_LP, logp_NP = reward(grown.leaf_LPZ, self.prompts), np.zeros((forest.nodes, len(self.prompts)))
         logp_NP[forest.trained_edges_E] = grown.logp_EP.numpy()
         credit = method.credit(Rollout(forest, {"r": reward_LP}, logp_NP, prompts=self.prompts))
         weight_N = method.weights(forest, self.schedule)
@@ -96,13 +96,13 @@ class Stage:
         return Metered(self.policy, ledger, guidance=1.0, batch=256)
 
     def magnified(self, forest: Forest) -> float:
-        """The largest |v_T| / std_T of the trained steps, at least 1: what a log-prob makes of the network's rounding.
+        """The largest |v| / std of the trained edges, at least 1: what a log-prob makes of the network's rounding.
 
         A network's outputs differ by some 1e-6 with the size of its batch. The factor is 1.5 for flow-sde, but 32 for
         cps, whose last trained step is nearly noiseless.
         """
-        step = np.unique(forest.depth_N[forest.trained_edges_E]) - 1
-        return float(np.max(np.abs(self.schedule.v_T[step]) / self.schedule.std_T[step], initial=1.0))
+        edge_E = forest.transitions(self.schedule, forest.trained_edges_E)
+        return float(np.max(np.abs(edge_E.v) / edge_E.std, initial=1.0))
 
     def objective(
         self,

@@ -76,17 +76,17 @@ def _penalty_that_falls(subject: Subject, method: Method[MethodConfig]) -> str:
 
 
 def _batch(subject: Subject, method: Method[MethodConfig], shift_E: Tensor, advantage_E: Tensor) -> EdgeBatch:
-    """Edges of the first stochastic step whose log-probs have moved by `shift_E`, with equal means."""
+    """Edges like the first trained one whose log-probs have moved by `shift_E`, with equal means."""
     edges, schedule = len(shift_E), subject.schedule
     forest = subject.forest(0)
-    step = int(forest.depth_N[forest.trained_edges_E[0]]) - 1
+    first = forest.transitions(schedule, forest.trained_edges_E[:1])
     mean = torch.zeros(edges, 1, 1, 1)
     return EdgeBatch(
         logp=shift_E.clone().requires_grad_(),
         logp_old=torch.zeros(edges),
         mean=mean,
-        std=torch.full((edges,), float(schedule.std_T[step])),
-        h=torch.full((edges,), float(schedule.h_T[step])),
+        std=torch.full((edges,), float(first.std[0])),
+        h=torch.full((edges,), float(first.h[0])),
         advantage=advantage_E.clone(),
         weight=torch.ones(edges),
         clip=default_clip(DIMENSIONS) * method.clip_scale,

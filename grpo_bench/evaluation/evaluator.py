@@ -13,7 +13,7 @@ from grpo_bench.config import EvaluationSection
 from grpo_bench.errors import Diverged
 from grpo_bench.evaluation.diversity import Images, across_prompts, per_prompt, tripwires
 from grpo_bench.evaluation.scoring import Rewards, score_parts
-from grpo_bench.forest.forest import chains
+from grpo_bench.forest.builders import chains
 from grpo_bench.forest.rollout import Floats
 from grpo_bench.metering.ledger import Role
 from grpo_bench.policies.base import Policy
@@ -70,11 +70,11 @@ def sample(
     schedule = make_schedule(policy.grid(settings.steps), "ode")
     forest = chains(schedule.sigmas, settings.images, np.zeros(schedule.steps, dtype=bool))
     drawn = Noise(settings.seed, _stream(noise), prompts, policy.latent_shape)
-    leaf_LPCHW = grow(forest, schedule, handle, conditioning, drawn, role=role).leaf_LPCHW
-    if not bool(torch.isfinite(leaf_LPCHW).all()):
+    leaf_LPZ = grow(forest, schedule, handle, conditioning, drawn, role=role).leaf_LPZ
+    if not bool(torch.isfinite(leaf_LPZ).all()):
         raise Diverged("the policy gave a NaN or Inf while sampling evaluation images")
-    latent_BCHW = leaf_LPCHW.transpose(0, 1).flatten(0, 1)
-    pixels = [to_bytes(policy.decode(chunk)) for chunk in latent_BCHW.split(decode_batch)]
+    latent_BZ = leaf_LPZ.transpose(0, 1).flatten(0, 1)
+    pixels = [to_bytes(policy.decode(chunk)) for chunk in latent_BZ.split(decode_batch)]
     return np.concatenate(pixels).reshape(len(prompts), settings.images, *pixels[0].shape[1:])
 
 
@@ -168,19 +168,19 @@ class Evaluator:
         noise = Noise(self._settings.seed, EVALUATION + PROBE, self.prompts[:count], self._policy.latent_shape)
         prompt_B = torch.arange(count, device=self._policy.device)
         few = self.conditioning.select(prompt_B)
-        clean_BCHW = grow(forest, schedule, self._handle, few, noise, role="setup").leaf_LPCHW[0]
+        clean_BZ = grow(forest, schedule, self._handle, few, noise, role="setup").leaf_LPZ[0]
         stream = generator(self._settings.seed, Purpose.PROBE, 0)
         states = []
         for sigma in PROBE_SIGMAS:
-            eps = torch.from_numpy(stream.standard_normal(clean_BCHW.shape, dtype=np.float32)).to(clean_BCHW)
+            eps = torch.from_numpy(stream.standard_normal(clean_BZ.shape, dtype=np.float32)).to(clean_BZ)
             signal, spread = self._policy.signal_and_noise(sigma)
-            states.append((sigma, signal * clean_BCHW + spread * eps, prompt_B))
+            states.append((sigma, signal * clean_BZ + spread * eps, prompt_B))
         return states
 
     def _probe_predictions(self, role: Role = "setup") -> list[Tensor]:
         return [
-            self._handle.predict_all(x_BCHW, sigma, self.conditioning, prompt_B, role)
-            for sigma, x_BCHW, prompt_B in self._probe
+            self._handle.predict_all(x_BZ, sigma, self.conditioning, prompt_B, role)
+            for sigma, x_BZ, prompt_B in self._probe
         ]
 
     def _base_distance(self) -> float:

@@ -70,11 +70,12 @@ def _thin(forest: Forest, most_rows: int) -> _Drawn:
 
 def _shapes(forest: Forest) -> NDArray[np.int64]:
     """A number per node, equal where the edge and everything below it are equal."""
-    numbers: dict[tuple[bool, bool, tuple[int, ...]], int] = {}
+    numbers: dict[tuple[bool, bool, int, tuple[int, ...]], int] = {}
     shape_N = np.zeros(forest.nodes, dtype=np.int64)
     for node in range(forest.nodes - 1, -1, -1):
         below = tuple(shape_N[forest.children[node]].tolist())
-        key = bool(forest.stochastic_N[node]), bool(forest.trained_N[node]), below
+        length = int(forest.depth_N[node] - forest.start_N[node])
+        key = bool(forest.stochastic_N[node]), bool(forest.trained_N[node]), length, below
         shape_N[node] = numbers.setdefault(key, len(numbers))
     return shape_N
 
@@ -111,8 +112,8 @@ def _header(forest: Forest, width: int) -> list[str]:
 def _rows(drawn: _Drawn, width: int) -> list[str]:
     """One string a drawn leaf, from the top; a parent stands in the line of its first child."""
     forest, nodes = drawn.forest, sorted(drawn.copies)
-    # Breadth-first leaves are also the leaves from top to bottom.
-    line_of = {leaf: line for line, leaf in enumerate(node for node in nodes if not forest.child_count_N[node])}
+    leaves = sorted((node for node in nodes if not forest.child_count_N[node]), key=forest.first_leaf_N.__getitem__)
+    line_of = {leaf: line for line, leaf in enumerate(leaves)}
     lines = [[" "] * (MARGIN + forest.steps * width + 1) for _ in line_of]
     for node in reversed(nodes):
         children = drawn.children(node)
@@ -138,7 +139,8 @@ def _place(drawn: _Drawn, node: int, children: list[tuple[int, int]], lines: lis
     for line in range(top, bottom):
         lines[line][column] = "│"
     for child, line in children:
-        lines[line][column : column + width] = "├" + _edge(drawn, child, width)
+        edge = "├" + _edge(drawn, child, width)
+        lines[line][column : column + len(edge)] = edge
     lines[bottom][column] = "└"
     if len(children) > 1:
         lines[top][column] = "┬"
@@ -151,9 +153,11 @@ def _place(drawn: _Drawn, node: int, children: list[tuple[int, int]], lines: lis
 
 def _edge(drawn: _Drawn, node: int, width: int) -> str:
     """The edge into a drawn node, with its count of identical siblings where there is room for it."""
-    if drawn.forest.trained_N[node]:
+    forest = drawn.forest
+    if forest.trained_N[node]:
         line = TRAINED
     else:
-        line = UNTRAINED if drawn.forest.stochastic_N[node] else ODE
+        line = UNTRAINED if forest.stochastic_N[node] else ODE
     count = f"×{drawn.copies[node]}" if drawn.copies[node] > 1 else ""
-    return (count if len(count) < width - 1 else "").ljust(width - 1, line)
+    length = int(forest.depth_N[node] - forest.start_N[node]) * width - 1
+    return (count if len(count) < width - 1 else "").ljust(length, line)

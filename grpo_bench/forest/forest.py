@@ -1,7 +1,7 @@
-"""A forest of sampling transitions: the topology of one prompt's rollout, its builders and its exact costs.
+"""A forest of sampling transitions: the topology of one prompt's rollout and its exact costs.
 
-A node is a latent after some steps; an edge is one transition, named by the node it leads to. Plain numpy data, the
-same for every prompt of a batch: whatever is counted here is per prompt.
+A node is a latent at a grid point; an edge is one transition to a later point, named by the node it leads to. Plain
+numpy data, the same for every prompt of a batch: whatever is counted here is per prompt. `builders` makes forests.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from grpo_bench.errors import UserError
-from grpo_bench.forest.invariants import Bools, Ints, check_edges, check_topology
-from grpo_bench.forest.schedule import check_sigmas
+from grpo_bench.forest.invariants import Bools, Ints, check_edges, check_noise, check_topology
+from grpo_bench.forest.schedule import Floats, Schedule, Transition, check_sigmas
 
 Keys = NDArray[np.uint64]
 MOST_NODES = 1 << 18
@@ -26,16 +26,20 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 @dataclass(frozen=True, eq=False)
 class Forest:
-    """Nodes in breadth-first order: by depth, then by parent, then stochastic children before the deterministic one.
+    """Nodes in order of depth, then of their parents, then stochastic children before the deterministic one.
+
+    An edge leads from a grid point to any later one; one that passes over points *jumps*. A node may have stochastic
+    children, and deterministic ones to different depths: a deterministic jump to T is the node's clean prediction.
 
     Attributes:
         sigmas: (T+1,) float64, 1 down to 0.
         parent_N: int64, -1 at a root.
-        depth_N: int64, 0 at a root, T at a leaf.
+        depth_N: int64, the grid point: 0 at a root, T at a leaf, a child's above its parent's.
         stochastic_N: bool, the edge into n samples noise.
         trained_N: bool, the edge into n may get a gradient (implies stochastic).
         sibling_noise: None for independent siblings, else the s of BranchGRPO's (xi_0 + s eta_b) / sqrt(1 + s^2),
             whose siblings correlate by 1 / (1 + s^2).
+        noise_T: (T,) float64, what the kernel's noise level is multiplied by on edges from each grid point; None: 1.
         forward_draws: forward-process samples a leaf is trained on (DiffusionNFT), else 0.
 
     Arrays are copied and read-only. Two forests are compared with `same_as`.
@@ -50,11 +54,12 @@ class Forest:
     stochastic_N: Bools
     trained_N: Bools
     sibling_noise: float | None = None
+    noise_T: Floats | None = None
     forward_draws: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", check_sigmas(self.sigmas))
-        _check_size(np.size(self.parent_N))
+        check_size(np.size(self.parent_N))
         for name, dtype in _COLUMNS.items():
             values = np.array(getattr(self, name))
             if values.dtype.kind != np.dtype(dtype).kind or values.shape != np.shape(self.parent_N):
@@ -68,22 +73,26 @@ class Forest:
                 f"sibling_noise must be positive and finite, got {self.sibling_noise}: use none for "
                 "independent siblings"
             )
+        if self.noise_T is not None:
+            object.__setattr__(self, "noise_T", _frozen(check_noise(self.noise_T, self.steps)))
         if self.forward_draws < 0:
             raise UserError(f"forward_draws counts samples a leaf, got {self.forward_draws}: use 0 or more")
         check_topology(self.steps, self.parent_N, self.depth_N)
-        check_edges(self.parent_N, self.stochastic_N, self.trained_N)
+        check_edges(self.parent_N, self.depth_N, self.stochastic_N, self.trained_N)
 
     def same_as(self, other: Forest) -> bool:
-        """Whether both forests are equal array for array, and in sibling noise and forward draws."""
+        """Whether both forests are equal array for array, and in their noise and forward draws."""
+        ours, theirs = (np.ones(forest.steps) if forest.noise_T is None else forest.noise_T for forest in (self, other))
         return (
             all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("sigmas", *_COLUMNS))
             and self.sibling_noise == other.sibling_noise
+            and np.array_equal(ours, theirs)
             and self.forward_draws == other.forward_draws
         )
 
     @property
     def steps(self) -> int:
-        """The number of transitions from a root to a leaf, T."""
+        """The number of transitions from a root to a leaf where none jumps, T."""
         return int(self.sigmas.size) - 1
 
     @property
@@ -98,7 +107,7 @@ class Forest:
 
     @cached_property
     def leaves_L(self) -> Ints:
-        """Node ids of the leaves, the last nodes in breadth-first order."""
+        """Node ids of the leaves, the last nodes."""
         return _frozen(np.flatnonzero(self.depth_N == self.steps))
 
     @property
@@ -108,7 +117,7 @@ class Forest:
 
     @cached_property
     def depth_start(self) -> Ints:
-        """(T+2,) int64: the nodes at depth d are depth_start[d] .. depth_start[d+1] - 1."""
+        """(T+2,) int64: the nodes at depth d are depth_start[d] .. depth_start[d+1] - 1, none where all jump over d."""
         return _frozen(np.searchsorted(self.depth_N, np.arange(self.steps + 2)))
 
     def nodes_at(self, depth: int) -> Ints:
@@ -116,61 +125,122 @@ class Forest:
         return np.arange(self.depth_start[depth], self.depth_start[depth + 1], dtype=np.int64)
 
     @cached_property
+    def start_N(self) -> Ints:
+        """The grid point that the edge into n starts from, -1 at a root."""
+        return _frozen(np.where(self.parent_N < 0, -1, self.depth_N[self.parent_N]))
+
+    @property
+    def jumps(self) -> bool:
+        """Whether any edge passes over a grid point."""
+        return bool((self.depth_N - self.start_N > 1).any())
+
+    @cached_property
+    def _spans(self) -> Mapping[int, tuple[tuple[int, Ints], ...]]:
+        turn_N = (np.diff(self.depth_N, prepend=-1) != 0) | (np.diff(self.start_N, prepend=-2) != 0)
+        spans: dict[int, tuple[tuple[int, Ints], ...]] = {}
+        for span in np.split(np.arange(self.nodes, dtype=np.int64), np.flatnonzero(turn_N)[1:]):
+            start, end = int(self.start_N[span[0]]), int(self.depth_N[span[0]])
+            spans[start] = (*spans.get(start, ()), (end, _frozen(span)))
+        return spans
+
+    def edges_from(self, point: int) -> tuple[tuple[int, Ints], ...]:
+        """The edges that start at a grid point as (where they end, the nodes they lead to: consecutive ids)."""
+        return self._spans.get(point, ())
+
+    @cached_property
     def child_count_N(self) -> Ints:
         """The number of children, 0 at a leaf."""
         return _frozen(np.bincount(self.parent_N[self.roots :], minlength=self.nodes).astype(np.int64))
 
     @cached_property
+    def noisy_count_N(self) -> Ints:
+        """The number of stochastic children, to whatever depths."""
+        noisy_M = self.parent_N[self.stochastic_N]
+        return _frozen(np.bincount(noisy_M, minlength=self.nodes).astype(np.int64))
+
+    @cached_property
+    def _family(self) -> Ints:
+        """All nodes but the roots, by parent, then stochastic ones first, then by id."""
+        order = np.lexsort((~self.stochastic_N[self.roots :], self.parent_N[self.roots :]))
+        return _frozen(self.roots + order.astype(np.int64))
+
+    @cached_property
     def first_child_N(self) -> Ints:
-        """The first child's node id (children are contiguous); meaningless at a leaf."""
-        return _frozen(self.roots + np.cumsum(self.child_count_N) - self.child_count_N)
+        """The node id of child 0; its siblings follow it where no edge jumps. Meaningless at a leaf."""
+        place_N = np.minimum(np.cumsum(self.child_count_N) - self.child_count_N, max(self._family.size - 1, 0))
+        return _frozen(self._family[place_N] if self._family.size else np.zeros(self.nodes, dtype=np.int64))
 
     @cached_property
     def children(self) -> tuple[Ints, ...]:
-        """Each node's children, by node id."""
-        return tuple(
-            _frozen(np.arange(first, first + count, dtype=np.int64))
-            for first, count in zip(self.first_child_N, self.child_count_N, strict=True)
-        )
+        """Each node's children, by child index."""
+        return tuple(_frozen(family) for family in np.split(self._family, np.cumsum(self.child_count_N)[:-1]))
 
     @cached_property
     def child_index_N(self) -> Ints:
-        """The index among siblings, the root's own number at a root."""
+        """The index among siblings, stochastic ones first whatever their depth; the root's own number at a root."""
         index_N = np.arange(self.nodes, dtype=np.int64)
-        index_N[self.roots :] -= self.first_child_N[self.parent_N[self.roots :]]
+        before_N = np.cumsum(self.child_count_N) - self.child_count_N
+        index_N[self._family] = np.arange(self._family.size) - before_N[self.parent_N[self._family]]
         return _frozen(index_N)
 
     @cached_property
     def path_LD(self) -> Ints:
-        """(L, T+1) node ids on the way from the root (column 0) to each leaf (column T)."""
+        """(L, T+1) node ids on the way from the root (column 0) to each leaf (column T).
+
+        A node that jumps stands at the points that it jumps over too.
+        """
         path_LD = np.empty((self.images, self.steps + 1), dtype=np.int64)
         path_LD[:, -1] = self.leaves_L
         for depth in range(self.steps, 0, -1):
-            path_LD[:, depth - 1] = self.parent_N[path_LD[:, depth]]
+            node_L = path_LD[:, depth]
+            path_LD[:, depth - 1] = np.where(self.depth_N[node_L] == depth, self.parent_N[node_L], node_L)
         return _frozen(path_LD)
+
+    def fold(self, combine: np.ufunc, leaf_LP: NDArray[Scalar], empty: object) -> NDArray[Scalar]:
+        """`combine` over the leaves below each node, itself at a leaf, (N, P); `empty` is its value of no leaf."""
+        value_NP = np.full((self.nodes, leaf_LP.shape[1]), empty, dtype=leaf_LP.dtype)
+        value_NP[self.leaves_L] = leaf_LP
+        for depth in range(self.steps, 0, -1):
+            child_D = self.nodes_at(depth)
+            if not child_D.size:
+                continue
+            parent_D = self.parent_N[child_D]
+            first = np.flatnonzero(np.diff(parent_D, prepend=-2))
+            folded = combine.reduceat(value_NP[child_D], first, axis=0)
+            value_NP[parent_D[first]] = combine(value_NP[parent_D[first]], folded)
+        return value_NP
 
     @cached_property
     def leaf_count_N(self) -> Ints:
         """The number of leaves that descend from a node, 1 at a leaf."""
-        return _frozen(np.bincount(self.path_LD.ravel(), minlength=self.nodes).astype(np.int64))
+        return _frozen(self.fold(np.add, np.ones((self.images, 1), dtype=np.int64), 0)[:, 0])
 
     @cached_property
     def first_leaf_N(self) -> Ints:
-        """The place in `leaves_L` of a node's first leaf; in breadth-first order a node's leaves are consecutive."""
-        return _frozen(np.cumsum(self.leaf_count_N) - self.leaf_count_N - self.depth_N * self.images)
+        """The place of a node's first leaf in depth-first order, in which its leaves are consecutive.
+
+        That is the order of `leaves_L` where no edge jumps.
+        """
+        count_M = self.leaf_count_N[self._family]
+        before_M = np.cumsum(count_M) - count_M
+        family_N = np.cumsum(self.child_count_N) - self.child_count_N
+        first_N = np.zeros(self.nodes, dtype=np.int64)
+        first_N[: self.roots] = np.cumsum(self.leaf_count_N[: self.roots]) - self.leaf_count_N[: self.roots]
+        offset_N = np.zeros(self.nodes, dtype=np.int64)
+        offset_N[self._family] = before_M - before_M[family_N[self.parent_N[self._family]]]
+        for depth in range(1, self.steps + 1):
+            node_D = self.nodes_at(depth)
+            first_N[node_D] = first_N[self.parent_N[node_D]] + offset_N[node_D]
+        return _frozen(first_N)
 
     def any_leaf(self, chosen_LP: Bools) -> Bools:
         """Whether any of a node's leaves is chosen, (N, P)."""
-        before_LP = np.cumsum(np.pad(chosen_LP, ((1, 0), (0, 0))), axis=0, dtype=np.int64)
-        any_NP: Bools = before_LP[self.first_leaf_N + self.leaf_count_N] > before_LP[self.first_leaf_N]
+        any_NP: Bools = self.fold(np.logical_or, chosen_LP, False)
         return any_NP
 
     @cached_property
     def descendant_NL(self) -> Bools:
-        """Whether leaf l (by its place in `leaves_L`) descends from node n, or is n.
-
-        A table of N times L; `first_leaf_N` and `leaf_count_N` say the same in two columns.
-        """
+        """Whether leaf l (by its place in `leaves_L`) descends from node n, or is n."""
         descendant_NL = np.zeros((self.nodes, self.images), dtype=np.bool_)
         descendant_NL[self.path_LD, np.arange(self.images)[:, None]] = True
         return _frozen(descendant_NL)
@@ -205,6 +275,26 @@ class Forest:
         """Node ids of the parents of trained edges, each once."""
         return _frozen(np.unique(self.parent_N[self.trained_edges_E]))
 
+    @cached_property
+    def fans(self) -> Fans:
+        """The trained edges by what they share: a parent and the point they end at, hence one mean."""
+        edge_E = self.trained_edges_E
+        pair_E2 = np.stack([np.searchsorted(self.trained_parents, self.parent_N[edge_E]), self.depth_N[edge_E]], axis=1)
+        pair_F2, fan_E = np.unique(pair_E2.reshape(-1, 2), axis=0, return_inverse=True)
+        return Fans(_frozen(pair_F2[:, 0]), _frozen(pair_F2[:, 1]), _frozen(fan_E.reshape(-1).astype(np.int64)))
+
+    def transitions(self, schedule: Schedule, node_E: Ints) -> Transition:
+        """Coefficients (E,) of the edges into these nodes: the kernel's where they are stochastic.
+
+        Raises:
+            UserError: a noise level that the kernel does not allow.
+        """
+        start_E, end_E = self.start_N[node_E], self.depth_N[node_E]
+        noisy_E = self.stochastic_N[node_E]
+        factor_E = np.where(noisy_E, 1.0 if self.noise_T is None else self.noise_T[start_E], 1.0)
+        noisy, still = schedule.edge(start_E, end_E, factor_E), schedule.still(start_E, end_E)
+        return Transition(*(np.where(noisy_E, *values) for values in zip(noisy, still, strict=True)))
+
     @property
     def rollout_nfe(self) -> int:
         """Evaluations of the rollout: one a parent, shared by its children."""
@@ -233,6 +323,21 @@ class Forest:
         return int(np.count_nonzero(used_NP)) + forward, int(np.count_nonzero(kept_EP))
 
 
+@dataclass(frozen=True, eq=False)
+class Fans:
+    """F fans: the trained edges of one parent to one grid point, by parent and then by that point.
+
+    Attributes:
+        parent_F: the parent, as its place in `trained_parents`.
+        end_F: the grid point.
+        fan_E: each trained edge's fan.
+    """
+
+    parent_F: Ints
+    end_F: Ints
+    fan_E: Ints
+
+
 _COLUMNS: Mapping[str, type[np.int64] | type[np.bool_]] = {
     "parent_N": np.int64,
     "depth_N": np.int64,
@@ -241,156 +346,8 @@ _COLUMNS: Mapping[str, type[np.int64] | type[np.bool_]] = {
 }
 
 
-def chains(
-    sigmas: ArrayLike,
-    group: int,
-    stochastic: ArrayLike,
-    *,
-    shared_noise: bool = False,
-    trained: ArrayLike | None = None,
-    train_last: bool = False,
-    forward_draws: int = 0,
-) -> Forest:
-    """`group` chains, stochastic at the steps where `stochastic` (T bools) is True.
-
-    Independent chains have a root each. With `shared_noise` they are the children of one node at the first stochastic
-    step; the prefix before it is the same for all and stored once. `trained` is (T,) or, for steps that differ by
-    chain, (group, T); default: `stochastic`. No mask is True on the last step, unless `train_last`.
-
-    Raises:
-        UserError: if group < 1, a mask has the wrong shape or the last step, a trained step is not stochastic, or
-            several chains share their noise and no step is stochastic.
-    """
-    grid = check_sigmas(sigmas)
-    steps = grid.size - 1
-    stochastic_T = _mask(stochastic, (steps,), "stochastic", train_last=train_last)
-    _at_least_one(group, "group")
-    if shared_noise and group > 1 and not stochastic_T.any():
-        raise UserError(f"{group} chains that share their noise need a stochastic step, got none: they would be equal")
-    noisy_T = stochastic_T.astype(np.int64)
-    if shared_noise and stochastic_T.any():
-        noisy_T[np.argmax(stochastic_T)] = group
-    parent_N, depth_N, stochastic_N = _grow(1 if shared_noise else group, noisy_T, ~stochastic_T)
-    if trained is None:
-        trained_GT = np.broadcast_to(stochastic_T, (group, steps))
-    else:
-        shape = (steps,) if np.ndim(trained) == 1 else (group, steps)
-        trained_GT = np.broadcast_to(_mask(trained, shape, "trained", train_last=train_last), (group, steps))
-    trained_N = np.zeros(parent_N.size, dtype=np.bool_)
-    start = np.searchsorted(depth_N, np.arange(steps + 2))
-    for depth in range(1, steps + 1):
-        at_depth = slice(start[depth], start[depth + 1])
-        column = trained_GT[:, depth - 1]
-        trained_N[at_depth] = column if start[depth + 1] - start[depth] == group else column.any()
-    return Forest(grid, parent_N, depth_N, stochastic_N, trained_N, forward_draws=forward_draws)
-
-
-def branching(
-    sigmas: ArrayLike,
-    splits: Mapping[int, int],
-    stochastic: ArrayLike,
-    *,
-    roots: int = 1,
-    sibling_noise: float | None = None,
-    trained: ArrayLike | None = None,
-    train_last: bool = False,
-) -> Forest:
-    """Trees: a node at a step in `splits` has that many stochastic children, any other node has one child.
-
-    `stochastic` and `trained` (default: `stochastic`) are T bools, False on the last step unless `train_last`.
-
-    Raises:
-        UserError: if a split is on a step that is not stochastic, a count is below 1, a mask has the wrong shape or the
-            last step, or a trained step is not stochastic.
-    """
-    grid = check_sigmas(sigmas)
-    steps = grid.size - 1
-    stochastic_T = _mask(stochastic, (steps,), "stochastic", train_last=train_last)
-    trained_T = stochastic_T if trained is None else _mask(trained, (steps,), "trained", train_last=train_last)
-    _at_least_one(roots, "roots")
-    _check_splits(splits, stochastic_T)
-    noisy_T = stochastic_T.astype(np.int64)
-    for step, count in splits.items():
-        noisy_T[step] = count
-    parent_N, depth_N, stochastic_N = _grow(roots, noisy_T, ~stochastic_T)
-    trained_N = np.append(False, trained_T)[depth_N]
-    return Forest(grid, parent_N, depth_N, stochastic_N, trained_N, sibling_noise=sibling_noise)
-
-
-def trunk(sigmas: ArrayLike, splits: Mapping[int, int], *, roots: int = 1) -> Forest:
-    """Deterministic trunks that throw `splits[i]` stochastic children at step i, each finished deterministically.
-
-    The trunk is not decoded: it ends at the last split. Every stochastic edge is trained (TempFlow-GRPO).
-
-    Raises:
-        UserError: if there is no split, a split is on the last step or outside the grid, or a count is below 1.
-    """
-    grid = check_sigmas(sigmas)
-    steps = grid.size - 1
-    _at_least_one(roots, "roots")
-    if not splits:
-        raise UserError("a trunk needs at least one split, got none: without one it has no image")
-    _check_splits(splits, np.arange(steps) < steps - 1)
-    noisy_T = np.zeros(steps, dtype=np.int64)
-    for step, count in splits.items():
-        noisy_T[step] = count
-    parent_N, depth_N, stochastic_N = _grow(roots, noisy_T, np.arange(steps) < max(splits), children_branch=False)
-    return Forest(grid, parent_N, depth_N, stochastic_N, stochastic_N)
-
-
-def _grow(roots: int, noisy_T: Ints, plain_T: Bools, *, children_branch: bool = True) -> tuple[Ints, Ints, Bools]:
-    """(parent_N, depth_N, stochastic_N) where a node at step i has noisy_T[i] stochastic and plain_T[i] ODE children.
-
-    Without `children_branch` that holds for the trunk only; a stochastic child and all below it go on by ODE.
-    """
-    parents, stochastics = [np.full(roots, -1, dtype=np.int64)], [np.zeros(roots, dtype=np.bool_)]
-    branches = np.ones(roots, dtype=np.bool_)
-    first = 0
-    for noisy, plain in zip(noisy_T, plain_T, strict=True):
-        noisy_F = np.where(branches, noisy, 0)
-        count_F = noisy_F + np.where(branches, plain, 1)
-        _check_size(first + branches.size + int(count_F.sum()))
-        index = np.arange(count_F.sum()) - np.repeat(np.cumsum(count_F) - count_F, count_F)
-        stochastic = index < np.repeat(noisy_F, count_F)
-        parents.append(first + np.repeat(np.arange(branches.size, dtype=np.int64), count_F))
-        stochastics.append(stochastic)
-        first += branches.size
-        branches = np.repeat(branches, count_F) & (~stochastic | children_branch)
-    depth_N = np.repeat(np.arange(len(parents), dtype=np.int64), [level.size for level in parents])
-    return np.concatenate(parents), depth_N, np.concatenate(stochastics)
-
-
-def _mask(values: ArrayLike, shape: tuple[int, ...], name: str, *, train_last: bool) -> Bools:
-    """A copy of a mask over steps (its last axis); True on the last step is an error unless `train_last`."""
-    mask = np.array(values)
-    if mask.shape != shape or mask.dtype != np.bool_:
-        raise UserError(f"{name} holds a bool a step, got {mask.dtype} of shape {mask.shape}: give bools of {shape}")
-    if mask[..., -1].any() and not train_last:
-        raise UserError(
-            f"the last step is deterministic in every method and never trained, but {name} is True for it (step "
-            f"{shape[-1] - 1}): make it False there, or pass train_last=schedule.train_last where a recipe trains it"
-        )
-    return mask
-
-
-def _check_splits(splits: Mapping[int, int], allowed_T: Bools) -> None:
-    for step, count in splits.items():
-        _at_least_one(count, f"the number of children at step {step}")
-        if not 0 <= step < allowed_T.size or not allowed_T[step]:
-            raise UserError(
-                f"a split needs a stochastic step, step {step} of {allowed_T.size} is not one (the last "
-                f"never is): split at one of {np.flatnonzero(allowed_T).tolist()}"
-            )
-
-
-def _at_least_one(value: int, name: str) -> None:
-    if value < 1:
-        raise UserError(f"{name} must be at least 1, got {value}: raise it")
-    if value > MOST_NODES:
-        raise UserError(f"{name} must be at most {MOST_NODES}, got {value}: lower it")
-
-
-def _check_size(nodes: int) -> None:
+def check_size(nodes: int) -> None:
+    """Raise a UserError where a forest would have more than `MOST_NODES` nodes a prompt."""
     if nodes > MOST_NODES:
         raise UserError(
             f"this forest has {nodes} nodes a prompt or more, and {MOST_NODES} is the most: lower the method's group "

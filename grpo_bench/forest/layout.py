@@ -30,9 +30,10 @@ def place(forest: Forest, width: float, height: float) -> Layout:
 
     A parent is at the middle of its leaves. Trees of one leaf each, such as independent chains, need no extra gap.
     """
+    # In depth-first order a node's leaves lie side by side, so that no edge crosses another tree's.
     leaf_L = np.arange(forest.images, dtype=np.float64)
-    tree_L = forest.path_LD[:, 0]
     if forest.images > forest.roots:
+        tree_L = np.repeat(np.arange(forest.roots), forest.leaf_count_N[: forest.roots])
         leaf_L += tree_L * max(1.0, 0.04 * forest.images)
     rows = leaf_L[-1] + 1
     last_N = forest.first_leaf_N + forest.leaf_count_N - 1

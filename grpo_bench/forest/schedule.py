@@ -1,9 +1,12 @@
-"""A sampling schedule as plain numbers: the grid and one stochastic kernel's coefficients at every step."""
+"""A sampling schedule as plain numbers: the grid, and one kernel's coefficients between any two of its points."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,6 +50,30 @@ def check_sigmas(sigmas: ArrayLike) -> Floats:
     return grid
 
 
+class Points(NamedTuple):
+    """Some points of a grid as kernels see them, float64: sigma, and for an epsilon model alpha-bar."""
+
+    sigma: Floats
+    alpha: Floats | None
+
+
+class Transition(NamedTuple):
+    """Coefficients of transitions, float64 arrays of one shape: x' = x * latent + v * prediction + std * eps.
+
+    `h` is the length of each in sigma, sigma[i] - sigma[j].
+    """
+
+    x: Floats
+    v: Floats
+    std: Floats
+    h: Floats
+
+
+Coefficients = tuple[Floats, Floats, Floats]
+Rule = Callable[[Points, Points, Floats], Coefficients]
+"""A kernel: (x, v, std) of the transitions from some points to later ones, under noise levels of their shape."""
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """The points at which a trajectory is sampled, all float64.
@@ -76,17 +103,22 @@ class Grid:
         """What the grid's model predicts."""
         return "velocity" if self.alpha is None else "epsilon"
 
-    def still(self) -> tuple[Floats, Floats]:
-        """Coefficients (x_T, v_T) of the deterministic step from each point: x' = x_T[i] x + v_T[i] v.
+    def at(self, index: ArrayLike) -> Points:
+        """The points at these places, 0..T."""
+        place = np.asarray(index, dtype=np.int64)
+        return Points(self.sigmas[place], None if self.alpha is None else self.alpha[place])
 
-        Velocity: Euler, x + v (sigma[i+1] - sigma[i]). Epsilon: DDIM (Song et al., arXiv 2010.02502, eq. 12 with no
-        noise), sqrt(a') x0hat + sqrt(1-a') eps where x0hat = (x - sqrt(1-a) eps) / sqrt(a).
-        """
-        if self.alpha is None:
-            return np.ones(self.sigmas.size - 1), np.diff(self.sigmas)
-        now, after = self.alpha[:-1], self.alpha[1:]
-        scale = np.sqrt(after / now)
-        return scale, np.sqrt(1 - after) - scale * np.sqrt(1 - now)
+
+def still(now: Points, after: Points) -> tuple[Floats, Floats]:
+    """Coefficients (x, v) of the deterministic transitions between points.
+
+    Velocity: Euler, x + v (s' - s). Epsilon: DDIM (Song et al., arXiv 2010.02502, eq. 12 with no noise),
+    sqrt(a') x0hat + sqrt(1-a') eps where x0hat = (x - sqrt(1-a) eps) / sqrt(a).
+    """
+    if now.alpha is None or after.alpha is None:
+        return np.ones_like(now.sigma), after.sigma - now.sigma
+    scale = np.sqrt(after.alpha / now.alpha)
+    return scale, np.sqrt(1 - after.alpha) - scale * np.sqrt(1 - now.alpha)
 
 
 def _check_alpha(alpha: ArrayLike, size: int) -> Floats:
@@ -104,54 +136,123 @@ def _check_alpha(alpha: ArrayLike, size: int) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The grid and, per step i, the stochastic kernel N(x_T[i] * x + v_T[i] * v, std_T[i]^2 I), all float64.
+    """A grid and a stochastic kernel N(x * latent + v * prediction, std^2 I) between any two of its points.
 
-    `x` is the latent at sigma[i] and `v` what the model predicts there, velocity or (where `alpha` is given) epsilon.
-    The deterministic step of the same grid is still_x_T[i] * x + still_v_T[i] * v whatever the kernel: `Grid.still`.
-    Build one with `grpo_bench.sampling.kernels.make_schedule`.
+    The latent is at the earlier point, and so is what the model predicts: velocity or, where the grid has `alpha`,
+    epsilon. Build one with `grpo_bench.sampling.kernels.make_schedule`.
+
+    Attributes:
+        grid: the points.
+        rule: the kernel.
+        kernel: its name.
+        noise: its noise level.
+        most: the highest level that it allows.
+        train_last: whether a forest may have noise on the last step.
 
     Raises:
-        UserError: if the grid is invalid, an array is not of length T, or a coefficient is not finite.
+        UserError: if a coefficient of a step is not finite, or a std is negative.
     """
 
-    sigmas: Floats
-    x_T: Floats
-    v_T: Floats
-    std_T: Floats
+    grid: Grid
+    rule: Rule
     kernel: str
     noise: float
+    most: float = math.inf
     train_last: bool = False
-    alpha: Floats | None = None
-    still_x_T: Floats = field(init=False)
-    still_v_T: Floats = field(init=False)
 
     def __post_init__(self) -> None:
-        grid = Grid(self.sigmas, self.alpha)
-        object.__setattr__(self, "sigmas", grid.sigmas)
-        object.__setattr__(self, "alpha", grid.alpha)
-        for name, values in zip(("still_x_T", "still_v_T"), grid.still(), strict=True):
-            values.flags.writeable = False
-            object.__setattr__(self, name, values)
         for name in ("x_T", "v_T", "std_T"):
-            values = np.array(getattr(self, name), dtype=np.float64)
-            if values.shape != (self.steps,):
-                raise UserError(f"{name} holds one number a step, got shape {values.shape} for {self.steps} steps")
+            values = getattr(self, name)
             if not np.isfinite(values).all() or (name == "std_T" and (values < 0).any()):
                 raise UserError(f"{name} of kernel {self.kernel} must be finite (std: and not negative), got {values}")
-            values.flags.writeable = False
-            object.__setattr__(self, name, values)
+
+    def edge(self, start: ArrayLike, end: ArrayLike, factor: ArrayLike = 1.0) -> Transition:
+        """The kernel's transitions from grid points to later ones; the arguments broadcast.
+
+        Args:
+            start: places 0..T-1.
+            end: places 1..T, each after its start.
+            factor: what the noise level is multiplied by.
+
+        Raises:
+            UserError: an end that is not after its start or past T, or a noise level that the kernel does not allow.
+        """
+        start_M, end_M, factor_M = np.broadcast_arrays(start, end, np.asarray(factor, dtype=np.float64))
+        self._check_places(start_M, end_M)
+        level_M = self.noise * factor_M
+        if (level_M > self.most).any():
+            raise UserError(
+                f"noise of kernel {self.kernel} is at most {self.most:g}, and noise_T makes it {level_M.max():g} "
+                "somewhere; lower noise_T or sampling.noise"
+            )
+        now, after = self.grid.at(start_M), self.grid.at(end_M)
+        return Transition(*self.rule(now, after, level_M), now.sigma - after.sigma)
+
+    def still(self, start: ArrayLike, end: ArrayLike) -> Transition:
+        """The deterministic transitions of the same grid, whatever the kernel; arguments and errors as for `edge`."""
+        start_M, end_M = np.broadcast_arrays(start, end)
+        self._check_places(start_M, end_M)
+        now, after = self.grid.at(start_M), self.grid.at(end_M)
+        return Transition(*still(now, after), np.zeros_like(now.sigma), now.sigma - after.sigma)
+
+    def _check_places(self, start_M: NDArray[np.int64], end_M: NDArray[np.int64]) -> None:
+        wrong_M = (start_M < 0) | (end_M <= start_M) | (end_M > self.steps)
+        if wrong_M.any():
+            place = int(np.argmax(wrong_M))
+            raise UserError(
+                f"a transition goes from a grid point to a later one of 0..{self.steps}, got "
+                f"{int(start_M.flat[place])} to {int(end_M.flat[place])}"
+            )
+
+    @property
+    def sigmas(self) -> Floats:
+        """(T+1,) the grid's noise levels."""
+        return self.grid.sigmas
 
     @property
     def steps(self) -> int:
-        """The number of transitions, T."""
-        return int(self.sigmas.size) - 1
-
-    @property
-    def h_T(self) -> Floats:
-        """The step sizes sigma[i] - sigma[i+1], all positive."""
-        return -np.diff(self.sigmas)
+        """The number of transitions from each point to the next, T."""
+        return int(self.grid.sigmas.size) - 1
 
     @property
     def prediction(self) -> Prediction:
         """What the model predicts."""
-        return "velocity" if self.alpha is None else "epsilon"
+        return self.grid.prediction
+
+    @cached_property
+    def step(self) -> Transition:
+        """The kernel's transitions from each point to the next, arrays (T,), read-only."""
+        points = np.arange(self.steps)
+        return _locked(self.edge(points, points + 1))
+
+    @cached_property
+    def still_step(self) -> Transition:
+        """The deterministic transitions from each point to the next, arrays (T,), read-only."""
+        points = np.arange(self.steps)
+        return _locked(self.still(points, points + 1))
+
+    @property
+    def x_T(self) -> Floats:
+        """(T,) the latent's coefficient at each step."""
+        return self.step.x
+
+    @property
+    def v_T(self) -> Floats:
+        """(T,) the prediction's coefficient at each step."""
+        return self.step.v
+
+    @property
+    def std_T(self) -> Floats:
+        """(T,) the noise's standard deviation at each step."""
+        return self.step.std
+
+    @property
+    def h_T(self) -> Floats:
+        """(T,) the step sizes sigma[i] - sigma[i+1], all positive."""
+        return self.step.h
+
+
+def _locked(transition: Transition) -> Transition:
+    for values in transition:
+        values.flags.writeable = False
+    return transition

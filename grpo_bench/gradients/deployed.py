@@ -45,8 +45,8 @@ def targets(session: Session, batches: int = BATCHES, told: Callable[[int], None
         index_P = batch_prompts(session, batch)
         prompts = [session.prompts[index] for index in index_P]
         noise = Noise(session.config.seed, TARGETS + batch, prompts, session.policy.latent_shape)
-        x_PCHW = noise.draw(Purpose.ROOT, torch.tensor([ROOT_KEY]).numpy(), session.policy.device)[0]
-        gradient = deployed_gradient(session, session.encoded.rows(index_P), prompts, x_PCHW)
+        x_PZ = noise.draw(Purpose.ROOT, torch.tensor([ROOT_KEY]).numpy(), session.policy.device)[0]
+        gradient = deployed_gradient(session, session.encoded.rows(index_P), prompts, x_PZ)
         if not bool(torch.isfinite(gradient).all()):
             raise Diverged("the deployed objective's gradient holds a NaN or Inf")
         if not bool(gradient.any()):
@@ -65,17 +65,17 @@ def batch_prompts(session: Session, batch: int) -> Ints:
     return order[:PROMPTS]
 
 
-def deployed_gradient(session: Session, conditioning: Conditioning, prompts: Sequence[str], x_PCHW: Tensor) -> Tensor:
-    """d (mean proxy of the images drawn from the noise `x_PCHW`) / d (trained weights), flat (W,), fp32 on the CPU."""
+def deployed_gradient(session: Session, conditioning: Conditioning, prompts: Sequence[str], x_PZ: Tensor) -> Tensor:
+    """d (mean proxy of the images drawn from the noise `x_PZ`) / d (trained weights), flat (W,), fp32 on the CPU."""
     training = session.config.training
     weights = [weight for _, weight in session.policy.parameters()]
     total = [torch.zeros_like(weight) for weight in weights]
     size = min(training.train_batch, training.decode_batch)
     for start in range(0, len(prompts), size):
         rows = slice(start, start + size)
-        place_B = torch.arange(len(prompts), device=x_PCHW.device)[rows]
+        place_B = torch.arange(len(prompts), device=x_PZ.device)[rows]
         with torch.enable_grad():
-            leaf_BCHW = drawn(session, conditioning.select(place_B), x_PCHW[rows])
+            leaf_BCHW = drawn(session, conditioning.select(place_B), x_PZ[rows])
             score_B = checkpoint(_proxy, session, leaf_BCHW, list(prompts[rows]), use_reentrant=False)
         parts = torch.autograd.grad(score_B.sum() / len(prompts), weights, allow_unused=True)
         for whole, part in zip(total, parts, strict=True):
@@ -84,23 +84,23 @@ def deployed_gradient(session: Session, conditioning: Conditioning, prompts: Seq
     return torch.cat([part.flatten() for part in total]).float().cpu()
 
 
-def drawn(session: Session, conditioning: Conditioning, x_BCHW: Tensor) -> Tensor:
-    """The latents that the deployment sampler makes of the noise `x_BCHW`, differentiable in the weights.
+def drawn(session: Session, conditioning: Conditioning, x_BZ: Tensor) -> Tensor:
+    """The latents that the deployment sampler makes of the noise `x_BZ`, differentiable in the weights.
 
     The engine's deterministic step, one graph a step; nothing is charged to the session's ledger.
     """
     settings, policy = session.config.evaluation, session.policy
     schedule = make_schedule(policy.grid(settings.steps), "ode")
-    handle = Metered(policy, Ledger(), guidance=settings.guidance, batch=len(x_BCHW))
+    handle = Metered(policy, Ledger(), guidance=settings.guidance, batch=len(x_BZ))
 
-    def step(x_BCHW: Tensor, at: int) -> Tensor:
-        sigma_B = torch.full((len(x_BCHW),), float(schedule.sigmas[at]), device=x_BCHW.device)
-        v_BCHW = handle.predict(x_BCHW, sigma_B, conditioning, "eval")
-        return float(schedule.still_x_T[at]) * x_BCHW + float(schedule.still_v_T[at]) * v_BCHW
+    def step(x_BZ: Tensor, at: int) -> Tensor:
+        sigma_B = torch.full((len(x_BZ),), float(schedule.sigmas[at]), device=x_BZ.device)
+        v_BZ = handle.predict(x_BZ, sigma_B, conditioning, "eval")
+        return float(schedule.still_step.x[at]) * x_BZ + float(schedule.still_step.v[at]) * v_BZ
 
     for at in range(schedule.steps):
-        x_BCHW = checkpoint(step, x_BCHW, at, use_reentrant=False)
-    return x_BCHW
+        x_BZ = checkpoint(step, x_BZ, at, use_reentrant=False)
+    return x_BZ
 
 
 def _proxy(session: Session, leaf_BCHW: Tensor, prompts: list[str]) -> Tensor:
@@ -113,9 +113,9 @@ def _proxy(session: Session, leaf_BCHW: Tensor, prompts: list[str]) -> Tensor:
     return torch.stack(weighted).sum(0)
 
 
-def decoded(policy: Policy, latent_BCHW: Tensor) -> Tensor:
+def decoded(policy: Policy, latent_BZ: Tensor) -> Tensor:
     """`policy.decode` with the graph that it leaves out: a policy switches gradients off by torch's decorator."""
-    images_BCHW: Tensor = inspect.unwrap(type(policy).decode)(policy, latent_BCHW)
+    images_BCHW: Tensor = inspect.unwrap(type(policy).decode)(policy, latent_BZ)
     return images_BCHW
 
 
@@ -125,11 +125,11 @@ def check_differentiable(session: Session) -> None:
     Raises:
         UserError: it does not; which, and what to choose instead.
     """
-    latent_BCHW = torch.zeros((1, *session.policy.latent_shape), device=session.policy.device, requires_grad=True)
+    latent_BZ = torch.zeros((1, *session.policy.latent_shape), device=session.policy.device, requires_grad=True)
     name = session.config.model.policy
     with torch.enable_grad():
-        images_BCHW = decoded(session.policy, latent_BCHW)
-        if not _passes(images_BCHW, latent_BCHW):
+        images_BCHW = decoded(session.policy, latent_BZ)
+        if not _passes(images_BCHW, latent_BZ):
             raise UserError(
                 f"policy {name!r} decodes images without a derivative, and diagnose needs one; choose a workload whose "
                 "policy has it, such as shapes"

@@ -102,7 +102,7 @@ def _trained(batch: Batch, prompts: int) -> tuple[Floats, Floats]:
         weight_M = np.ones(len(step_M))
     else:
         edge_M, _ = np.nonzero(batch.keep_EP)
-        step_M = batch.forest.depth_N[batch.forest.trained_edges_E[edge_M]] - 1
+        step_M = batch.forest.start_N[batch.forest.trained_edges_E[edge_M]]
         weight_M = batch.weight_E[edge_M]
     count_T = np.bincount(step_M, minlength=steps).astype(np.float64)
     weight_T = np.bincount(step_M, weights=weight_M, minlength=steps)

@@ -12,7 +12,7 @@ import numpy as np
 
 from grpo_bench.evaluation.evaluator import to_bytes, to_images
 from grpo_bench.evaluation.scoring import Rewards, score_parts
-from grpo_bench.forest.forest import branching
+from grpo_bench.forest.builders import branching
 from grpo_bench.forest.rollout import Floats
 from grpo_bench.gradients.streams import POTENTIAL
 from grpo_bench.metering.ledger import Ledger
@@ -48,9 +48,9 @@ def _at(session: Session, rewards: Rewards, index_P: np.ndarray, point: int) -> 
     handle = Metered(policy, Ledger(), guidance=session.config.sampling.guidance, batch=session.handle.batch)
     noise = Noise(session.config.seed, POTENTIAL + point, prompts, policy.latent_shape)
     conditioning = session.encoded.rows(index_P)
-    latent_BCHW = grow(forest, schedule, handle, conditioning, noise, role="eval").leaf_LPCHW.flatten(0, 1)
+    latent_BZ = grow(forest, schedule, handle, conditioning, noise, role="eval").leaf_LPZ.flatten(0, 1)
     batch = session.config.training.decode_batch
-    pixels = np.concatenate([to_bytes(policy.decode(chunk)) for chunk in latent_BCHW.split(batch)])
+    pixels = np.concatenate([to_bytes(policy.decode(chunk)) for chunk in latent_BZ.split(batch)])
     images_BCHW, names = to_images(pixels, policy.device), prompts * forest.images
     return {
         name: values.reshape(TRUNKS, CHILDREN, len(prompts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,14 +21,22 @@ from grpo_bench.sampling.noise import Noise, Purpose
 class Trajectories:
     """What is kept of a grown forest: its leaves, and the latents at either end of trained edges, all fp32.
 
-    K parents of trained edges, E trained edges, L leaves, P prompts, each in the forest's node order.
+    L leaves, K parents of trained edges, E trained edges and F fans of them (`Forest.fans`), each in the forest's
+    order; P prompts; Z the axes of a latent.
     """
 
-    leaf_LPCHW: Tensor
-    parent_KPCHW: Tensor
-    child_EPCHW: Tensor
+    leaf_LPZ: Tensor
+    parent_KPZ: Tensor
+    child_EPZ: Tensor
     logp_EP: Tensor
-    old_mean_KPCHW: Tensor | None
+    old_mean_FPZ: Tensor | None
+
+    @classmethod
+    def empty(cls, forest: Forest, like_PZ: Tensor, *, old_mean: bool) -> Trajectories:
+        """Room for what will be kept; filled once, so that nothing is copied at the end."""
+        sizes = (forest.images, forest.trained_parents.size, forest.trained_edges, forest.fans.end_F.size)
+        leaf, parent, child, mean = (like_PZ.new_empty((size, *like_PZ.shape)) for size in sizes)
+        return cls(leaf, parent, child, like_PZ.new_empty((sizes[2], len(like_PZ))), mean if old_mean else None)
 
 
 def grow(
@@ -44,36 +52,76 @@ def grow(
 ) -> Trajectories:
     """Sample every node of the forest for every prompt of `conditioning`.
 
-    One network evaluation a parent and prompt, shared by all its children: a stochastic child is the kernel's mean plus
-    its noise, any other takes the grid's deterministic step.
+    One network evaluation a parent and prompt, shared by all its children, to whatever grid points they go: a
+    stochastic child is the kernel's mean plus its noise, any other takes the grid's deterministic transition.
     """
     device = handle.device
-    kept = _Kept(likelihood, old_mean)
-    trains_N = np.zeros(forest.nodes, dtype=bool)
-    trains_N[forest.trained_parents] = True
-    x_DPCHW = noise.draw(Purpose.ROOT, forest.key_N[forest.nodes_at(0)], device)
-    for step in range(forest.steps):
-        node_D, child_C = forest.nodes_at(step), forest.nodes_at(step + 1)
-        prompt_B = torch.arange(x_DPCHW.shape[1], device=device).repeat(len(node_D))
-        v_BCHW = handle.predict_all(x_DPCHW.flatten(0, 1), float(schedule.sigmas[step]), conditioning, prompt_B, role)
-        v_DPCHW = v_BCHW.view_as(x_DPCHW)
-        mean_DPCHW = float(schedule.x_T[step]) * x_DPCHW + float(schedule.v_T[step]) * v_DPCHW
-        # Breadth-first order keeps a depth's nodes together: a parent's row is its id less the depth's first id.
-        row_C, noisy_C = forest.parent_N[child_C] - node_D[0], forest.stochastic_N[child_C]
-        still, noisy = (_rows(mask_C, device) for mask_C in (~noisy_C, noisy_C))
-        still_from, noisy_from = (torch.as_tensor(row_C[mask_C], device=device) for mask_C in (~noisy_C, noisy_C))
-        still_x, still_v = float(schedule.still_x_T[step]), float(schedule.still_v_T[step])
-        std = float(schedule.std_T[step])
-        next_CPCHW = x_DPCHW.new_empty((len(child_C), *x_DPCHW.shape[1:]))
-        next_CPCHW[still] = still_x * x_DPCHW[still_from] + still_v * v_DPCHW[still_from]
-        eps_SPCHW = _edge_noise(forest, child_C[noisy_C], noise, device)
-        next_CPCHW[noisy] = mean_DPCHW[noisy_from] + std * eps_SPCHW
-        trained_C = forest.trained_N[child_C]
-        parent_K = _rows(trains_N[node_D], device)
-        trained_from = torch.as_tensor(row_C[trained_C], device=device)
-        kept.add(x_DPCHW, mean_DPCHW, parent_K, next_CPCHW[_rows(trained_C, device)], trained_from, std)
-        x_DPCHW = next_CPCHW
-    return kept.trajectories(x_DPCHW)
+    root_RPZ = noise.draw(Purpose.ROOT, forest.key_N[forest.nodes_at(0)], device)
+    kept = Trajectories.empty(forest, root_RPZ[0], old_mean=old_mean)
+    # The latents of each grid point that some node has reached; those of T are the leaves themselves.
+    arrived = {0: root_RPZ, forest.steps: kept.leaf_LPZ}
+    for point in range(forest.steps):
+        if point not in arrived:
+            continue
+        x_DPZ, first = arrived.pop(point), int(forest.depth_start[point])
+        prompt_B = torch.arange(x_DPZ.shape[1], device=device).repeat(len(x_DPZ))
+        v_BZ = handle.predict_all(x_DPZ.flatten(0, 1), float(schedule.sigmas[point]), conditioning, prompt_B, role)
+        v_DPZ = v_BZ.view_as(x_DPZ)
+        parent = _between(forest.trained_parents, first, first + len(x_DPZ))
+        kept.parent_KPZ[parent] = x_DPZ[torch.as_tensor(forest.trained_parents[parent] - first, device=device)]
+        for end, child_C in forest.edges_from(point):
+            if end not in arrived:
+                arrived[end] = x_DPZ.new_empty((len(forest.nodes_at(end)), *x_DPZ.shape[1:]))
+            place = int(child_C[0] - forest.depth_start[end])
+            next_CPZ = arrived[end][place : place + len(child_C)]
+            _follow(forest, schedule, noise, x_DPZ, v_DPZ, child_C, next_CPZ, kept, likelihood)
+    return kept
+
+
+def _follow(
+    forest: Forest,
+    schedule: Schedule,
+    noise: Noise,
+    x_DPZ: Tensor,
+    v_DPZ: Tensor,
+    child_C: Ints,
+    next_CPZ: Tensor,
+    kept: Trajectories,
+    likelihood: Likelihood,
+) -> None:
+    """Fill in the children that the nodes of one grid point have at another one, and keep what is trained of them."""
+    device, start, end = x_DPZ.device, int(forest.start_N[child_C[0]]), int(forest.depth_N[child_C[0]])
+    factor = 1.0 if forest.noise_T is None else forest.noise_T[start]
+    # A depth's nodes have consecutive ids: a parent's row is its id less the depth's first id.
+    row_C, noisy_C = forest.parent_N[child_C] - forest.depth_start[start], forest.stochastic_N[child_C]
+    still, noisy = (_rows(mask_C, device) for mask_C in (~noisy_C, noisy_C))
+    still_from, noisy_from = (torch.as_tensor(row_C[mask_C], device=device) for mask_C in (~noisy_C, noisy_C))
+    if len(still):
+        x, v, _, _ = (float(value) for value in schedule.still(start, end))
+        next_CPZ[still] = x * x_DPZ[still_from] + v * v_DPZ[still_from]
+    if not len(noisy):
+        return
+    factor = 1.0 if forest.noise_T is None else forest.noise_T[start]
+    x, v, std, _ = (float(value) for value in schedule.edge(start, end, factor))
+    mean_DPZ = x * x_DPZ + v * v_DPZ
+    next_CPZ[noisy] = mean_DPZ[noisy_from] + std * _edge_noise(forest, child_C[noisy_C], noise, device)
+    edge = _between(forest.trained_edges_E, int(child_C[0]), int(child_C[-1]) + 1)
+    trained_C = forest.trained_N[child_C]
+    if not trained_C.any():
+        return
+    child_EPZ = next_CPZ[_rows(trained_C, device)]
+    from_E = torch.as_tensor(row_C[trained_C], device=device)
+    std_B = child_EPZ.new_full((len(child_EPZ) * child_EPZ.shape[1],), std)
+    logp_B = log_prob(child_EPZ.flatten(0, 1), mean_DPZ[from_E].flatten(0, 1), std_B, likelihood)
+    kept.child_EPZ[edge], kept.logp_EP[edge] = child_EPZ, logp_B.view(child_EPZ.shape[:2])
+    if kept.old_mean_FPZ is not None:
+        fan_E = torch.tensor(forest.fans.fan_E[edge], device=device)
+        kept.old_mean_FPZ[fan_E] = mean_DPZ[from_E]
+
+
+def _between(node_M: Ints, first: int, last: int) -> slice:
+    """Where the ids `first` to `last` - 1 stand in a sorted list of ids."""
+    return slice(*np.searchsorted(node_M, (first, last)).tolist())
 
 
 def _rows(mask: Bools, device: torch.device) -> Tensor:
@@ -82,51 +130,17 @@ def _rows(mask: Bools, device: torch.device) -> Tensor:
 
 
 def _edge_noise(forest: Forest, child_S: Ints, noise: Noise, device: torch.device) -> Tensor:
-    """Noise of stochastic edges (S, P, C, H, W); the children of a split share a part of it where the forest says so.
+    """Noise of stochastic edges (S, P, Z); the stochastic children of a node share a part of it where the forest says.
 
     BranchGRPO, section 3.1: (xi_0 + s eta_b) / sqrt(1 + s^2) keeps every child's marginal N(0, I) and gives siblings
     the covariance 1 / (1 + s^2).
     """
-    own_SPCHW = noise.draw(Purpose.EDGE, forest.key_N[child_S], device)
+    own_SPZ = noise.draw(Purpose.EDGE, forest.key_N[child_S], device)
     spread = forest.sibling_noise
     if spread is None or not len(child_S):
-        return own_SPCHW
-    parent_U, row_S, count_U = np.unique(forest.parent_N[child_S], return_inverse=True, return_counts=True)
-    shared_UPCHW = noise.draw(Purpose.SIBLINGS, forest.key_N[parent_U], device)
-    mixed_SPCHW = (shared_UPCHW[torch.as_tensor(row_S, device=device)] + spread * own_SPCHW) / (1 + spread**2) ** 0.5
-    split_S = torch.as_tensor(count_U[row_S] > 1, device=device)
-    return torch.where(split_S.view(-1, 1, 1, 1, 1), mixed_SPCHW, own_SPCHW)
-
-
-@dataclass
-class _Kept:
-    """Collects what training needs while the forest grows; everything else is dropped."""
-
-    likelihood: Likelihood
-    old_mean: bool
-    parents: list[Tensor] = field(default_factory=list)
-    means: list[Tensor] = field(default_factory=list)
-    children: list[Tensor] = field(default_factory=list)
-    logps: list[Tensor] = field(default_factory=list)
-
-    def add(
-        self, x_DPCHW: Tensor, mean_DPCHW: Tensor, parent_K: Tensor, child_EPCHW: Tensor, row_E: Tensor, std: float
-    ) -> None:
-        self.parents.append(x_DPCHW[parent_K])
-        self.children.append(child_EPCHW)
-        edges, prompts = child_EPCHW.shape[:2]
-        if edges:
-            std_B = child_EPCHW.new_full((edges * prompts,), std)
-            logp_B = log_prob(child_EPCHW.flatten(0, 1), mean_DPCHW[row_E].flatten(0, 1), std_B, self.likelihood)
-            self.logps.append(logp_B.view(edges, prompts))
-        if self.old_mean:
-            self.means.append(mean_DPCHW[parent_K])
-
-    def trajectories(self, leaf_LPCHW: Tensor) -> Trajectories:
-        return Trajectories(
-            leaf_LPCHW=leaf_LPCHW,
-            parent_KPCHW=torch.cat(self.parents),
-            child_EPCHW=torch.cat(self.children),
-            logp_EP=torch.cat(self.logps) if self.logps else leaf_LPCHW.new_empty((0, leaf_LPCHW.shape[1])),
-            old_mean_KPCHW=torch.cat(self.means) if self.old_mean else None,
-        )
+        return own_SPZ
+    parent_U, row_S = np.unique(forest.parent_N[child_S], return_inverse=True)
+    shared_UPZ = noise.draw(Purpose.SIBLINGS, forest.key_N[parent_U], device)
+    mixed_SPZ = (shared_UPZ[torch.as_tensor(row_S, device=device)] + spread * own_SPZ) / (1 + spread**2) ** 0.5
+    split_S = torch.as_tensor(forest.noisy_count_N[forest.parent_N[child_S]] > 1, device=device)
+    return torch.where(split_S.view(-1, *(1,) * (own_SPZ.dim() - 1)), mixed_SPZ, own_SPZ)

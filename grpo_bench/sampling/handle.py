@@ -40,15 +40,15 @@ class Denoiser(Protocol):
     """What the engine needs of a policy."""
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a latent."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """The axes of a latent, Z: channels, height and width; for clips channels, frames, height and width."""
 
     @property
     def device(self) -> torch.device:
         """Where latents live."""
 
-    def predict(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
-        """The velocity (B, C, H, W), fp32."""
+    def predict(self, x_BZ: Tensor, sigma_B: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
+        """The velocity (B, Z), fp32."""
 
     def reference(self) -> AbstractContextManager[None]:
         """A context in which `predict` is the reference policy."""
@@ -63,30 +63,30 @@ class Metered:
         self.cost = 2 if guidance > 1 else 1
         self.latent_shape, self.device = denoiser.latent_shape, denoiser.device
 
-    def predict(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning, role: Role) -> Tensor:
+    def predict(self, x_BZ: Tensor, sigma_B: Tensor, conditioning: Conditioning, role: Role) -> Tensor:
         """One evaluation of the batch (two a sample when guided), charged to `role`."""
-        self._ledger.charge(role, len(x_BCHW) * self.cost)
-        return self._denoiser.predict(x_BCHW, sigma_B, conditioning, self.guidance)
+        self._ledger.charge(role, len(x_BZ) * self.cost)
+        return self._denoiser.predict(x_BZ, sigma_B, conditioning, self.guidance)
 
     def predict_all(
-        self, x_BCHW: Tensor, sigma: float, conditioning: Conditioning, index_B: Tensor, role: Role
+        self, x_BZ: Tensor, sigma: float, conditioning: Conditioning, index_B: Tensor, role: Role
     ) -> Tensor:
         """Many evaluations at one sigma without gradient, cut into micro-batches; `index_B` is each row's prompt."""
-        out_BCHW = torch.empty_like(x_BCHW)
+        out_BZ = torch.empty_like(x_BZ)
         with torch.no_grad():
-            for start in range(0, len(x_BCHW), self.batch):
+            for start in range(0, len(x_BZ), self.batch):
                 rows = slice(start, start + self.batch)
-                sigma_B = torch.full((len(x_BCHW[rows]),), sigma, device=self.device)
-                out_BCHW[rows] = self.predict(x_BCHW[rows], sigma_B, conditioning.select(index_B[rows]), role)
-        return out_BCHW
+                sigma_B = torch.full((len(x_BZ[rows]),), sigma, device=self.device)
+                out_BZ[rows] = self.predict(x_BZ[rows], sigma_B, conditioning.select(index_B[rows]), role)
+        return out_BZ
 
-    def predict_reference(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict_reference(self, x_BZ: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
         """The reference policy's velocity, without gradient, charged to `reference`."""
-        return self.predict_frozen(x_BCHW, sigma_B, conditioning, self._denoiser.reference())
+        return self.predict_frozen(x_BZ, sigma_B, conditioning, self._denoiser.reference())
 
     def predict_frozen(
-        self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning, weights: AbstractContextManager[None]
+        self, x_BZ: Tensor, sigma_B: Tensor, conditioning: Conditioning, weights: AbstractContextManager[None]
     ) -> Tensor:
         """The velocity under the weights that the context puts in place, without gradient, charged to `reference`."""
         with torch.no_grad(), weights:
-            return self.predict(x_BCHW, sigma_B, conditioning, "reference")
+            return self.predict(x_BZ, sigma_B, conditioning, "reference")

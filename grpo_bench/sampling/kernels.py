@@ -1,4 +1,4 @@
-"""Transition kernels: mean = x_T * x + v_T * v with a standard deviation, v being what the model predicts.
+"""Transition kernels between two grid points: mean = a x + b v with a standard deviation, v what the model predicts.
 
 For flow models x_s = (1-s) x0 + s eps and v = eps - x0; for diffusion models x = sqrt(a) x0 + sqrt(1-a) eps, v = eps.
 
@@ -11,7 +11,7 @@ We differ from released code in one thing: coefficients are float64, cast once w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -19,65 +19,62 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from grpo_bench.errors import UserError, nearest
-from grpo_bench.forest.schedule import Grid, Prediction, Schedule
+from grpo_bench.forest.schedule import Coefficients, Grid, Points, Prediction, Rule, Schedule, still
 
 Floats = NDArray[np.float64]
-Coefficients = tuple[Floats, Floats, Floats]
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A transition rule: `coefficients(grid, noise)` gives (x_T, v_T, std_T) for a noise level in 0..`most`.
+    """A transition rule: `rule(now, after, noise)` gives (x, v, std) for noise levels in 0..`most`.
 
-    `prediction` is what the model must predict for it; None: either.
+    `noise` is its paper's level. `prediction` is what the model must predict for it; None: either.
     """
 
     noise: float
     most: float
-    coefficients: Callable[[Grid, float], Coefficients]
+    rule: Rule
     prediction: Prediction | None = "velocity"
 
 
-def flow_sde(grid: Grid, noise: float) -> Coefficients:
-    """Flow-GRPO's SDE: g = noise * sqrt(s / (1 - s)); where s = 1 the denominator takes sigma[1] for s."""
-    sigmas = grid.sigmas
-    s = sigmas[:-1]
-    denominator = np.where(s == 1.0, 1.0 - sigmas[1], 1.0 - s)
-    return _langevin(sigmas, noise * np.sqrt(s / denominator))
+def flow_sde(now: Points, after: Points, noise: Floats) -> Coefficients:
+    """Flow-GRPO's SDE: g = noise * sqrt(s / (1 - s)); where s = 1 the denominator takes the next sigma for s."""
+    s = now.sigma
+    denominator = np.where(s == 1.0, 1.0 - after.sigma, 1.0 - s)
+    return _langevin(now, after, noise * np.sqrt(s / denominator))
 
 
-def dance_sde(grid: Grid, noise: float) -> Coefficients:
+def dance_sde(now: Points, after: Points, noise: Floats) -> Coefficients:
     """DanceGRPO's SDE: g = noise at every step."""
-    return _langevin(grid.sigmas, np.full(grid.sigmas.size - 1, noise))
+    return _langevin(now, after, noise)
 
 
-def cps(grid: Grid, noise: float) -> Coefficients:
+def cps(now: Points, after: Points, noise: Floats) -> Coefficients:
     """Coefficients-preserving sampling: std = s' sin(noise pi/2), mean = (1-s') x0hat + s' cos(noise pi/2) x1hat.
 
     s' is the next sigma, x0hat = x - s v, x1hat = x + (1-s) v; s' cos(.) is the formula's sqrt(s'^2 - std^2).
     """
-    s, s_next = grid.sigmas[:-1], grid.sigmas[1:]
-    kept = s_next * math.cos(noise * math.pi / 2)
-    return (1 - s_next) + kept, kept * (1 - s) - (1 - s_next) * s, s_next * math.sin(noise * math.pi / 2)
+    s, s_next = now.sigma, after.sigma
+    kept = s_next * np.cos(noise * math.pi / 2)
+    return (1 - s_next) + kept, kept * (1 - s) - (1 - s_next) * s, s_next * np.sin(noise * math.pi / 2)
 
 
-def ode(grid: Grid, noise: float) -> Coefficients:
-    """The grid's deterministic step, without noise."""
-    x_T, v_T = grid.still()
-    return x_T, v_T, np.full_like(x_T, noise)
+def ode(now: Points, after: Points, noise: Floats) -> Coefficients:
+    """The grid's deterministic transition, without noise."""
+    return *still(now, after), np.array(noise)
 
 
-def ddim(grid: Grid, noise: float) -> Coefficients:
+def ddim(now: Points, after: Points, noise: Floats) -> Coefficients:
     """DDIM's posterior, eta = noise (Song et al., arXiv 2010.02502, eq. 12 and 16); eta = 1 has DDPM's variance.
 
     mean = sqrt(a') x0hat + sqrt(1 - a' - std^2) eps, x0hat = (x - sqrt(1-a) eps) / sqrt(a),
     std = eta sqrt((1-a') / (1-a) (1 - a/a')). As 1 - a/a' <= 1 - a, 1 - a' - std^2 = (1-a') (1 - eta^2 share) >= 0.
     """
-    assert grid.alpha is not None
-    now, after = grid.alpha[:-1], grid.alpha[1:]
-    share = noise**2 * (1 - now / after) / (1 - now)
-    x_T = np.sqrt(after / now)
-    return x_T, np.sqrt((1 - after) * (1 - share)) - x_T * np.sqrt(1 - now), np.sqrt((1 - after) * share)
+    a, a_next = now.alpha, after.alpha
+    assert a is not None and a_next is not None
+    share = noise**2 * (1 - a / a_next) / (1 - a)
+    x = np.sqrt(a_next / a)
+    return x, np.sqrt((1 - a_next) * (1 - share)) - x * np.sqrt(1 - a), np.sqrt((1 - a_next) * share)
 
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
@@ -129,17 +126,17 @@ def make_schedule(
         bounded = f"between 0 and {rule.most:g}" if rule.most else "0"
         allowed = bounded if math.isfinite(rule.most) else "finite and at least 0"
         raise UserError(f"noise of kernel {kernel} must be {allowed}, got {level}: its paper uses {rule.noise:g}")
-    x_T, v_T, std_T = rule.coefficients(points, level)
-    if train_last and std_T[-1] == 0.0:
+    schedule = Schedule(points, rule.rule, kernel, level, rule.most, train_last)
+    if train_last and schedule.std_T[-1] == 0.0:
         raise UserError(
             f"train_last needs noise on the last step, kernel {kernel} with noise {level:g} has none: "
             "use flow-sde or dance-sde (ddim for a diffusion model), or leave train_last off"
         )
-    return Schedule(points.sigmas, x_T, v_T, std_T, kernel, level, train_last, points.alpha)
+    return schedule
 
 
-def _langevin(sigmas: Floats, g_T: Floats) -> Coefficients:
+def _langevin(now: Points, after: Points, g: Floats) -> Coefficients:
     """x + [v + g^2/(2s) (x + (1-s) v)] dt with standard deviation g sqrt(h)."""
-    s, dt = sigmas[:-1], np.diff(sigmas)
-    pull = g_T**2 / (2 * s) * dt
-    return 1 + pull, dt + pull * (1 - s), g_T * np.sqrt(-dt)
+    s, dt = now.sigma, after.sigma - now.sigma
+    pull = g**2 / (2 * s) * dt
+    return 1 + pull, dt + pull * (1 - s), g * np.sqrt(-dt)

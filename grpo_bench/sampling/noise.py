@@ -64,10 +64,10 @@ class Noise:
         seed: the run's seed (evaluation has its own, the same for every run).
         iteration: rollouts differ by it; evaluation counts from `EVALUATION`.
         prompts: the batch's prompts, whose texts name the streams.
-        shape: (C, H, W) of a latent.
+        shape: the axes of a latent, Z.
     """
 
-    def __init__(self, seed: int, iteration: int, prompts: Sequence[str], shape: tuple[int, int, int]) -> None:
+    def __init__(self, seed: int, iteration: int, prompts: Sequence[str], shape: tuple[int, ...]) -> None:
         self._seed, self._iteration, self._shape = seed, iteration, shape
         self._prompt_P = prompt_keys(prompts)
 
@@ -76,7 +76,7 @@ class Noise:
         return generator(self._seed, purpose, self._iteration, node, int(self._prompt_P[prompt]), draw)
 
     def draw(self, purpose: Purpose, key_N: Ints | np.ndarray, device: torch.device) -> Tensor:
-        """(N, P, C, H, W) fp32: one latent for each node key and prompt."""
+        """(N, P, Z) fp32: one latent for each node key and prompt."""
         import torch  # here, because a plan draws its windows from `generator` and must start without torch
 
         out = np.empty((len(key_N), len(self._prompt_P), *self._shape), dtype=np.float32)

@@ -65,10 +65,10 @@ def check_sound(session: Session) -> None:
             raise Diverged(f"the weight {name} holds a NaN or Inf {after}")
     policy = session.policy
     conditioning = session.evaluator.conditioning.select(torch.zeros(1, dtype=torch.int64, device=policy.device))
-    x_BCHW = torch.zeros((1, *policy.latent_shape), device=policy.device)
+    x_BZ = torch.zeros((1, *policy.latent_shape), device=policy.device)
     sigma_B = torch.full((1,), 0.5, device=policy.device)
     handle = Metered(policy, Ledger(), guidance=session.handle.guidance, batch=1)
-    if not bool(torch.isfinite(handle.predict(x_BCHW, sigma_B, conditioning, "setup")).all()):
+    if not bool(torch.isfinite(handle.predict(x_BZ, sigma_B, conditioning, "setup")).all()):
         raise Diverged(f"the policy gives a NaN or Inf {after}")
 
 

@@ -57,7 +57,7 @@ class CreditLog:
         groups, flat = _counted(cell_EP, varied_EP)
         self.flat, self.groups = self.flat + flat, self.groups + groups
         if not forest.forward_draws:
-            step_E = forest.depth_N[node_E] - 1
+            step_E = forest.start_N[node_E]
             for step in np.unique(step_E):
                 groups, flat = _counted(cell_EP[step_E == step], varied_EP[step_E == step])
                 self._add("groups", int(step), groups)
@@ -141,14 +141,4 @@ def _counted(cell_EP: Ints, varied_EP: Bools) -> tuple[int, int]:
 
 def _extremes(forest: Forest, reward_LP: Floats) -> tuple[Floats, Floats]:
     """The lowest and the highest reward (N, P) of the images below each node."""
-    found = []
-    for extreme in (np.minimum, np.maximum):
-        value_NP = np.empty((forest.nodes, reward_LP.shape[1]))
-        value_NP[forest.leaves_L] = reward_LP
-        for depth in range(forest.steps, 0, -1):  # the children of one depth's nodes follow each other
-            parent_D, child_D = forest.nodes_at(depth - 1), forest.nodes_at(depth)
-            value_NP[parent_D] = extreme.reduceat(
-                value_NP[child_D], forest.first_child_N[parent_D] - child_D[0], axis=0
-            )
-        found.append(value_NP)
-    return found[0], found[1]
+    return forest.fold(np.minimum, reward_LP, np.inf), forest.fold(np.maximum, reward_LP, -np.inf)

@@ -55,13 +55,13 @@ def gather(session: Session, forest: Forest, index_P: Ints, iteration: int) -> t
 
 def _score(session: Session, forest: Forest, grown: Trajectories, prompts: Sequence[str]) -> Rollout:
     """Decode and score every leaf; latents are dropped with it."""
-    config, ledger, leaf_LPCHW = session.config, session.ledger, grown.leaf_LPCHW
-    if not bool(torch.isfinite(leaf_LPCHW).all()):
+    config, ledger, leaf_LPZ = session.config, session.ledger, grown.leaf_LPZ
+    if not bool(torch.isfinite(leaf_LPZ).all()):
         raise Diverged(f"the policy gave a NaN or Inf in the rollout of iteration {ledger.iterations}")
     with ledger.phase("decode"):
-        latent_BCHW = leaf_LPCHW.flatten(0, 1)
+        latent_BZ = leaf_LPZ.flatten(0, 1)
         batch = config.training.decode_batch
-        images_BCHW = torch.cat([session.policy.decode(chunk) for chunk in latent_BCHW.split(batch)])
+        images_BCHW = torch.cat([session.policy.decode(chunk) for chunk in latent_BZ.split(batch)])
         ledger.count("decodes", len(images_BCHW))
         ledger.count("images", len(images_BCHW))
     with ledger.phase("reward"):

@@ -14,6 +14,7 @@ from grpo_bench.forest.rollout import Floats, Ints
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.guard import calling
 from grpo_bench.method import ForwardBatch, Method, MethodConfig
+from grpo_bench.sampling.gaussian import each
 from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.noise import Noise, Purpose
 from grpo_bench.training.behaviour import Behaviour
@@ -26,7 +27,7 @@ class ForwardSamples:
 
     forest: Forest
     schedule: Schedule
-    leaf_LPCHW: Tensor
+    leaf_LPZ: Tensor
     advantage_LP: Floats
     advantage_clip: float
     noise: Noise
@@ -50,16 +51,16 @@ class ForwardSamples:
 
     def noised(self, row_R3: Ints) -> tuple[Tensor, Tensor, Tensor]:
         """(x_0, t, x_t) of the rows: x_t = (1 - t) x_0 + t eps, with noise of each row's own."""
-        device = self.leaf_LPCHW.device
+        device = self.leaf_LPZ.device
         row = torch.as_tensor(row_R3, device=device)
-        x_0 = self.leaf_LPCHW[row[:, 0], row[:, 1]]
+        x_0 = self.leaf_LPZ[row[:, 0], row[:, 1]]
         eps = np.empty(x_0.shape, dtype=np.float32)
         for out, (leaf, prompt, draw) in zip(eps, row_R3, strict=True):
             stream = self.noise.stream(Purpose.FORWARD, self._key(leaf), prompt, draw=int(draw) + 1)
             stream.standard_normal(dtype=np.float32, out=out)
         t_D = torch.as_tensor(self.schedule.sigmas[self.steps(row_R3)], dtype=torch.float32, device=device)
-        t_D111 = t_D.view(-1, 1, 1, 1)
-        return x_0, t_D, (1 - t_D111) * x_0 + t_D111 * torch.from_numpy(eps).to(device)
+        t_DZ = each(t_D, x_0)
+        return x_0, t_D, (1 - t_DZ) * x_0 + t_DZ * torch.from_numpy(eps).to(device)
 
     def _key(self, leaf: int) -> int:
         """The leaf's key; of one leaf, as there are as many micro-batches as leaves."""

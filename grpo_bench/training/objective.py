@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Bools, Credit, Floats, Ints
-from grpo_bench.forest.schedule import Schedule
+from grpo_bench.forest.schedule import Schedule, Transition
 from grpo_bench.guard import calling
 from grpo_bench.method import EdgeBatch, Method, MethodConfig
 from grpo_bench.sampling.engine import Trajectories
@@ -50,6 +51,11 @@ class Batch:
     keep_EP: Bools
     forward: ForwardSamples | None = None
 
+    @cached_property
+    def coefficients_E(self) -> Transition:
+        """The kernel's, of the trained edges."""
+        return self.forest.transitions(self.schedule, self.forest.trained_edges_E)
+
     @classmethod
     def credited(
         cls,
@@ -73,7 +79,7 @@ class Batch:
         forward = None
         if forest.forward_draws:
             leaf_LP = advantage_NP[forest.leaves_L]
-            forward = ForwardSamples(forest, schedule, trajectories.leaf_LPCHW, leaf_LP, advantage_clip, noise)
+            forward = ForwardSamples(forest, schedule, trajectories.leaf_LPZ, leaf_LP, advantage_clip, noise)
         return cls(
             forest=forest,
             schedule=schedule,
@@ -180,47 +186,60 @@ class Objective:
 
     def _evaluate(self, batch: Batch, parent_B: Ints, edge_M: Ints, row_M: Ints) -> _Part:
         """Loss of the (edge, prompt) pairs `edge_M`, whose parents are rows `row_M` of the pairs `parent_B`."""
-        forest, schedule, grown = batch.forest, batch.schedule, batch.trajectories
-        device = grown.parent_KPCHW.device
-        step_B = forest.depth_N[forest.trained_parents[parent_B[:, 0]]]
-        step_M = step_B[row_M]
+        forest, grown, coefficients_E = batch.forest, batch.trajectories, batch.coefficients_E
+        device = grown.parent_KPZ.device
 
         def on_device(values: Floats) -> Tensor:
             return torch.as_tensor(values, dtype=torch.float32, device=device)
 
+        # Edges of one parent to one grid point share a mean: G such means in this micro-batch.
+        fan_E = forest.fans.fan_E
+        shared_M = row_M * len(fan_E) + fan_E[edge_M[:, 0]]
+        _, first_G, mean_M = np.unique(shared_M, return_index=True, return_inverse=True)
+        row_G, edge_G = row_M[first_G], edge_M[first_G, 0]
+        point_B = forest.depth_N[forest.trained_parents[parent_B[:, 0]]]
+
         parent_rows, edge_rows = torch.as_tensor(parent_B, device=device), torch.as_tensor(edge_M, device=device)
-        row_of = torch.as_tensor(row_M, device=device)
-        x_BCHW = grown.parent_KPCHW[parent_rows[:, 0], parent_rows[:, 1]]
-        child_MCHW = grown.child_EPCHW[edge_rows[:, 0], edge_rows[:, 1]]
+        mean_of = torch.as_tensor(mean_M, device=device)
+        x_BZ = grown.parent_KPZ[parent_rows[:, 0], parent_rows[:, 1]]
+        child_MZ = grown.child_EPZ[edge_rows[:, 0], edge_rows[:, 1]]
         conditioning = batch.conditioning.select(parent_rows[:, 1])
-        sigma_B, cx_B, cv_B = (on_device(values[step_B]) for values in (schedule.sigmas, schedule.x_T, schedule.v_T))
-        std_M = on_device(schedule.std_T[step_M])
-        v_BCHW = self._handle.predict(x_BCHW, sigma_B, conditioning, "train")
-        mean_MCHW = transition_mean(x_BCHW, v_BCHW, cx_B, cv_B).index_select(0, row_of)
-        reference_MCHW = None
+        sigma_B, std_M = on_device(batch.schedule.sigmas[point_B]), on_device(coefficients_E.std[edge_M[:, 0]])
+        cx_G, cv_G = (on_device(values_E[edge_G]) for values_E in (coefficients_E.x, coefficients_E.v))
+
+        def means(v_BZ: Tensor) -> Tensor:
+            if len(row_G) == len(parent_B):  # no parent has edges to two points, and nothing is copied
+                return transition_mean(x_BZ, v_BZ, cx_G, cv_G).index_select(0, mean_of)
+            row_of = torch.as_tensor(row_G, device=device)
+            return transition_mean(x_BZ[row_of], v_BZ.index_select(0, row_of), cx_G, cv_G).index_select(0, mean_of)
+
+        mean_MZ = means(self._handle.predict(x_BZ, sigma_B, conditioning, "train"))
+        reference_MZ = None
         if self.needs_reference:
-            v_ref_BCHW = self._handle.predict_reference(x_BCHW, sigma_B, conditioning)
-            reference_MCHW = transition_mean(x_BCHW, v_ref_BCHW, cx_B, cv_B)[row_of]
-        old_mean = grown.old_mean_KPCHW
+            reference_MZ = means(self._handle.predict_reference(x_BZ, sigma_B, conditioning))
+        old_mean_MZ = None
+        if grown.old_mean_FPZ is not None:
+            fan_M = torch.as_tensor(fan_E[edge_M[:, 0]], device=device)
+            old_mean_MZ = grown.old_mean_FPZ[fan_M, edge_rows[:, 1]]
         edge_batch = EdgeBatch(
-            logp=log_prob(child_MCHW, mean_MCHW, std_M, self._likelihood),
+            logp=log_prob(child_MZ, mean_MZ, std_M, self._likelihood),
             logp_old=grown.logp_EP[edge_rows[:, 0], edge_rows[:, 1]],
-            mean=mean_MCHW,
+            mean=mean_MZ,
             std=std_M,
-            h=on_device(schedule.h_T[step_M]),
+            h=on_device(coefficients_E.h[edge_M[:, 0]]),
             advantage=on_device(batch.advantage_EP[edge_M[:, 0], edge_M[:, 1]]),
             weight=on_device(batch.weight_E[edge_M[:, 0]]),
             clip=self.clip,
-            old_mean=None if old_mean is None else old_mean[parent_rows[:, 0], parent_rows[:, 1]][row_of],
-            reference_mean=reference_MCHW,
+            old_mean=old_mean_MZ,
+            reference_mean=reference_MZ,
         )
         with calling(f"method {self._method.name!r}"), handed(edge_batch, self._method.name):
             loss_M, log_ratio_M = self._method.edge_loss(edge_batch), self._method.log_ratio(edge_batch)
         kl_M = None
-        if self._beta > 0 and reference_MCHW is not None:
-            kl_M = gaussian_kl(mean_MCHW, reference_MCHW, std_M)
+        if self._beta > 0 and reference_MZ is not None:
+            kl_M = gaussian_kl(mean_MZ, reference_MZ, std_M)
             loss_M = loss_M + self._beta * kl_M
-        return _Part(step_M, loss_M, log_ratio_M, kl_M)
+        return _Part(forest.start_N[forest.trained_edges_E[edge_M[:, 0]]], loss_M, log_ratio_M, kl_M)
 
     def _diagnose(self, part: _Part, diagnostics: Diagnostics) -> None:
         deviation_M = (part.log_ratio_M.exp() - 1).abs().cpu().numpy()

@@ -271,14 +271,14 @@ def warm_up(session: Session) -> None:
     train = _micro_batch_sizes({forest.train_nfe * prompts}, config.training.train_batch)
     stream = generator(config.seed, Purpose.WARMUP, 0)
     for size, gradient in [(s, False) for s in sorted(rollout)] + [(s, True) for s in sorted(train)]:
-        x_BCHW = torch.from_numpy(stream.standard_normal((size, *policy.latent_shape), dtype=np.float32))
+        x_BZ = torch.from_numpy(stream.standard_normal((size, *policy.latent_shape), dtype=np.float32))
         row_B = torch.zeros(size, dtype=torch.int64, device=policy.device)
         sigma_B = torch.full((size,), 0.5, device=policy.device)
         with torch.set_grad_enabled(gradient):
             conditioning = session.evaluator.conditioning.select(row_B)
-            v_BCHW = handle.predict(x_BCHW.to(policy.device), sigma_B, conditioning, "setup")
+            v_BZ = handle.predict(x_BZ.to(policy.device), sigma_B, conditioning, "setup")
             if gradient:
-                v_BCHW.square().mean().backward()
+                v_BZ.square().mean().backward()
     session.optimiser.zero_grad(set_to_none=True)
 
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from grpo_bench.forest.forest import Forest
-from grpo_bench.forest.rollout import Credit, Floats, Ints
-from grpo_bench.forest.schedule import Schedule
+from grpo_bench.forest.rollout import Credit, Floats
+from grpo_bench.forest.schedule import Schedule, Transition
 from grpo_bench.guard import calling
 from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
+from grpo_bench.sampling.gaussian import each
 
 LATENT = (1, 2, 2)
 """The shape of made-up latents of the forward process."""
@@ -25,7 +26,7 @@ def slopes(
     *,
     clip: float,
     advantage_clip: float,
-    latent: tuple[int, int, int] = (1, 1, 1),
+    latent: tuple[int, ...] = (1, 1, 1),
 ) -> Floats:
     """d loss / d log-prob (N, P) at ratio 1 of each kept edge, -w A for the shared loss; NaN where nothing is trained.
 
@@ -44,27 +45,27 @@ def slopes(
     keep_NP = keep_NP if credit.keep_NP is None else keep_NP & credit.keep_NP
     node_M, _ = np.nonzero(keep_NP)
     weight_M = np.ones(len(node_M)) if weight_N is None else weight_N[node_M]
-    step_M: Ints = forest.depth_N[node_M] - 1
-    slope_NP[keep_NP] = _edges(method, schedule, step_M, advantage_NP[keep_NP], weight_M, clip, latent)
+    edge_M = forest.transitions(schedule, node_M)
+    slope_NP[keep_NP] = _edges(method, edge_M, advantage_NP[keep_NP], weight_M, clip, latent)
     return slope_NP
 
 
 def _edges(
     method: Method[MethodConfig],
-    schedule: Schedule,
-    step_M: Ints,
+    edge_M: Transition,
     advantage_M: Floats,
     weight_M: Floats,
     clip: float,
-    latent: tuple[int, int, int],
+    latent: tuple[int, ...],
 ) -> Floats:
-    logp, mean = torch.zeros(len(step_M), requires_grad=True), torch.zeros(len(step_M), *latent)
+    edges = len(advantage_M)
+    logp, mean = torch.zeros(edges, requires_grad=True), torch.zeros(edges, *latent)
     batch = EdgeBatch(
         logp=logp,
-        logp_old=torch.zeros(len(step_M)),
+        logp_old=torch.zeros(edges),
         mean=mean,
-        std=_tensor(schedule.std_T[step_M]),
-        h=_tensor(schedule.h_T[step_M]),
+        std=_tensor(edge_M.std),
+        h=_tensor(edge_M.h),
         advantage=_tensor(advantage_M),
         weight=_tensor(weight_M),
         clip=clip,
@@ -82,11 +83,11 @@ def _forward(method: Method[MethodConfig], schedule: Schedule, advantage_D: Floa
     stream = torch.Generator().manual_seed(0)
     x_0, eps, old = (torch.randn(len(advantage_D), *LATENT, generator=stream) for _ in range(3))
     t_D = _tensor(schedule.sigmas[np.arange(len(advantage_D)) % schedule.steps])
-    t_D111 = t_D.view(-1, 1, 1, 1)
-    x_t, v = (1 - t_D111) * x_0 + t_D111 * eps, old.clone().requires_grad_()
+    t_DZ = each(t_D, x_0)
+    x_t, v = (1 - t_DZ) * x_0 + t_DZ * eps, old.clone().requires_grad_()
     batch = ForwardBatch(x_0, t_D, x_t, v, _tensor(advantage_D), advantage_clip, old.clone(), old.clone())
     with torch.enable_grad():
-        error = (x_t - t_D111 * v - x_0).flatten(1)
+        error = (x_t - t_DZ * v - x_0).flatten(1)
         fit = -(error.square() / error.detach().abs().mean(1, keepdim=True)).mean(1)
         with calling(f"method {method.name!r}"):
             own = method.forward_loss(batch)
