@@ -34,7 +34,7 @@ from grpo_bench.sampling.gaussian import Likelihood
 from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.determinism import deterministic
-from grpo_bench.training.objective import Batch, Diagnostics, Objective, default_clip
+from grpo_bench.training.losses.edges import Batch, Diagnostics, Objective, default_clip
 from grpo_bench.training.planning import make_method, plan_forest, sampling_schedule
 from grpo_bench.workloads.pretraining.parts import make_pipeline
 from grpo_bench.workloads.shapes.scenes import WORDS

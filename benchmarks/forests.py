@@ -18,7 +18,7 @@ import numpy as np
 from grpo_bench.config import RunConfig, Table, build
 from grpo_bench.forest.draw import draw_text
 from grpo_bench.forest.rollout import Rollout
-from grpo_bench.training.objective import _micro_batches
+from grpo_bench.training.losses.edges import _micro_batches
 from grpo_bench.training.planning import make_method, plan_forest, plan_schedule
 
 PROMPTS, TRAIN_BATCH = 8, 64

@@ -20,7 +20,7 @@ from engine import Bench, circumstances, fastest, parser, prepare
 from grpo_bench.forest.builders import trunk
 from grpo_bench.method import EdgeBatch
 from grpo_bench.sampling.gaussian import Likelihood, log_prob, transition_mean
-from grpo_bench.training.objective import Batch, Diagnostics, default_clip
+from grpo_bench.training.losses.edges import Batch, Diagnostics, default_clip
 from grpo_bench.training.planning import make_method
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from grpo_bench.forest.schedule import Schedule
     from grpo_bench.isolated.environment import Environment
     from grpo_bench.isolated.reward import IsolatedReward, IsolatedScorer, WorkerConfig
-    from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
+    from grpo_bench.method import Draws, EdgeBatch, ForwardBatch, ForwardMethod, Method, MethodConfig
     from grpo_bench.reward import Reward, RewardConfig, WeightsFile
     from grpo_bench.sampling.kernels import make_schedule
 
@@ -40,8 +40,10 @@ _HOMES = {
     "IsolatedReward": "isolated.reward",
     "IsolatedScorer": "isolated.reward",
     "WorkerConfig": "isolated.reward",
+    "Draws": "method",
     "EdgeBatch": "method",
     "ForwardBatch": "method",
+    "ForwardMethod": "method",
     "Method": "method",
     "MethodConfig": "method",
     "Reward": "reward",
@@ -52,10 +54,12 @@ _HOMES = {
 
 __all__ = [
     "Credit",
+    "Draws",
     "EdgeBatch",
     "Environment",
     "Forest",
     "ForwardBatch",
+    "ForwardMethod",
     "IsolatedReward",
     "IsolatedScorer",
     "Method",

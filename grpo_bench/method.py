@@ -1,15 +1,20 @@
-"""The contract of a method: describe the forest, hand out credit. It owns no loop, no clock and no model."""
+"""The contract of a method: describe the forest, hand out credit. It owns no loop, no clock and no model.
+
+A `Method` trains on the transitions of its forest, a `ForwardMethod` on its images, noised anew.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, Field
 
+from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Credit, Floats, Rollout, leaf_credit
 from grpo_bench.forest.schedule import Schedule
@@ -18,7 +23,8 @@ from grpo_bench.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-Need = Literal["old_mean", "reference", "old_policy"]
+CURRENT = "current"
+"""The trained weights themselves, where an average of them could be named."""
 
 
 class MethodConfig(Settings):
@@ -58,12 +64,44 @@ class EdgeBatch:
 
 
 @dataclass(frozen=True)
+class Draws:
+    """How each image is noised anew for training: x_t = (1 - t) x_0 + t eps.
+
+    Attributes:
+        number: draws a leaf.
+        law: of t. "grid": different points of the sampler's grid, in random order; "uniform": independent, between
+            `low` and `high`; "stratified": one in each of `number` equal parts between them, in random order.
+        low: the smallest t of the laws that are not "grid".
+        high: the largest.
+        shared: all leaves of a prompt have the same times and noise.
+        whole_groups: a micro-batch holds all leaves of a prompt's draw, so that a loss may compare them.
+
+    Raises:
+        UserError: fewer than one draw, or no room between `low` and `high` in [0, 1].
+    """
+
+    number: int
+    law: Literal["grid", "uniform", "stratified"] = "grid"
+    low: float = 0.0
+    high: float = 1.0
+    shared: bool = False
+    whole_groups: bool = False
+
+    def __post_init__(self) -> None:
+        if self.number < 1:
+            raise UserError(f"each image is drawn at least once, got {self.number} draws: raise their number")
+        if not 0 <= self.low < self.high <= 1:
+            raise UserError(f"times of draws lie in 0 <= low < high <= 1, got {self.low:g} to {self.high:g}")
+
+
+@dataclass(frozen=True)
 class ForwardBatch:
     """Samples of the forward process in one micro-batch, D draws: x_t = (1 - t) x_0 + t eps; tensors are fp32.
 
     `t` and `advantage` (already clipped to plus or minus `advantage_clip`) are (D,), all else is (D, Z), Z the axes of
-    a latent. The velocity `v` carries the gradient; `v_old` is the behaviour policy's, `v_reference` the reference
-    policy's, each only where the method needs it.
+    a latent. The velocity `v` carries the gradient; the others only where the method needs them: `v_behaviour` is that
+    of the policy that drew the images, `v_reference` the reference policy's, `v_average` has those of its averages by
+    name. `group` (D,) numbers the draws that belong together where `Draws.whole_groups` says so.
     """
 
     x_0: Tensor
@@ -72,20 +110,26 @@ class ForwardBatch:
     v: Tensor
     advantage: Tensor
     advantage_clip: float
-    v_old: Tensor | None = None
+    v_behaviour: Tensor | None = None
     v_reference: Tensor | None = None
+    v_average: Mapping[str, Tensor] = field(default_factory=dict)
+    group: Tensor | None = None
 
 
 class Method(ABC, Generic[C]):
-    """Base class of a method plugin. Its docstring's first line is its summary in `grpo-bench list`."""
+    """Base class of a method plugin, trained on edges. `grpo-bench list` shows the first line of its docstring."""
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    gaussian_mean_only: ClassVar[bool] = False
-    """The loss is defined for the Gaussian log-prob, mean over dimensions, and for no other."""
-    needs: frozenset[Need] = frozenset()
-    """What the engine must also evaluate, charge and hand over."""
+    needs: frozenset[str] = frozenset()
+    """What the engine must see to: "old_mean" and "reference" (means that it hands over), "mean_log_prob" (the loss
+    holds for the Gaussian log-prob, mean over dimensions, and for no other)."""
+    averages: Mapping[str, Callable[[int], float]] = MappingProxyType({})
+    """Averages of the trained weights that the engine keeps, by name: d(iteration) in copy <- d copy + (1 - d) weights,
+    taken after each iteration's updates."""
+    samples_with: str = CURRENT
+    """Which weights draw the rollout: the trained ones, or the average of that name."""
     clip_scale: float = 1.0
     """Half-width of this method's ratio clip, as a multiple of `objective.clip`."""
 
@@ -122,17 +166,25 @@ class Method(ABC, Generic[C]):
         clipped = ratio.clamp(1 - batch.clip, 1 + batch.clip)
         return batch.weight * (-batch.advantage * ratio).maximum(-batch.advantage * clipped)
 
-    def forward_loss(self, batch: ForwardBatch) -> Tensor:
-        """The loss of each draw (D,), for methods whose forest has forward draws instead of trained edges."""
-        raise TypeError(f"method {self.name!r} plans forward draws but has no forward_loss")
-
-    def behaviour_decay(self, iteration: int) -> float:
-        """d in old <- d old + (1 - d) current after this iteration, for methods that need `old_policy`; 0: current."""
-        return 0.0
-
     def state_dict(self) -> Mapping[str, object]:
         """JSON-like state that must survive a resume (numbers, strings, lists and mappings of them)."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what `state_dict` gave."""
+
+
+class ForwardMethod(Method[C]):
+    """Base class of a method that is trained on the forward process: on its leaves, noised anew. It trains no edge.
+
+    Of `needs` it may name "reference", "behaviour" (the policy that drew the images) and its averages; each costs one
+    evaluation a draw.
+    """
+
+    @abstractmethod
+    def draws(self, schedule: Schedule) -> Draws:
+        """How each leaf is noised anew, the same in every iteration."""
+
+    @abstractmethod
+    def forward_loss(self, batch: ForwardBatch) -> Tensor:
+        """The loss of each draw (D,)."""

@@ -8,7 +8,7 @@ reduces the bias over the whole micro-batch by accident (`mean(dim=())`); here i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -32,8 +32,7 @@ class GRPOGuard(FlatGRPO):
     name = "guard"
     paper = "2510.22319"
     Config = GuardConfig
-    gaussian_mean_only: ClassVar[bool] = True
-    needs = frozenset({"old_mean"})
+    needs = frozenset({"old_mean", "mean_log_prob"})
     config: GuardConfig
 
     def __init__(self, config: GuardConfig) -> None:

@@ -1,8 +1,8 @@
 """DiffusionNFT (arXiv 2509.16117, eq. 5-7 and algorithm 1): no log-probs; trains on the forward process of its samples.
 
 Images are drawn by ODE under the behaviour policy. Each clean latent x_0 is noised anew, x_t = (1 - t) x_0 + t eps, and
-the policy's velocity is mirrored at the behaviour policy's: v+ = b v + (1 - b) v_old should predict what was rewarded,
-v- = (1 + b) v_old - b v what was not. As in the released code the two losses are on the predicted x_0, each divided by
+the policy's velocity is mirrored at the behaviour policy's: v+ = b v + (1 - b) v_b should predict what was rewarded,
+v- = (1 + b) v_b - b v what was not. As in the released code the two losses are on the predicted x_0, each divided by
 its own mean absolute error, and times are the sampler's own. It samples with a second-order solver; here with Euler.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from grpo_bench import Forest, ForwardBatch, Method, MethodConfig, Schedule, UserError, chains
+from grpo_bench import Draws, Forest, ForwardBatch, ForwardMethod, MethodConfig, Schedule, chains
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,29 +38,29 @@ class NFTConfig(MethodConfig):
     """Iterations before the decay begins to grow (OCR: 37.5, as 75 gradient steps are half an iteration over 37)."""
 
 
-class DiffusionNFT(Method[NFTConfig]):
+class DiffusionNFT(ForwardMethod[NFTConfig]):
     """DiffusionNFT: ODE samples; the forward process pulls towards what was rewarded and away from what was not."""
 
     name = "nft"
     paper = "2509.16117"
     Config: ClassVar[type[MethodConfig]] = NFTConfig
+    samples_with = "old"
 
     def __init__(self, config: NFTConfig) -> None:
         super().__init__(config)
-        self.needs = frozenset({"old_policy", "reference"} if config.reference_weight else {"old_policy"})
+        self.needs = frozenset({"behaviour", "reference"} if config.reference_weight else {"behaviour"})
+        self.averages = {"old": self.behaviour_decay}
 
     def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
-        """Deterministic chains from independent noise, and the forward draws of each leaf."""
-        draws = schedule.steps - 1 if self.config.draws is None else self.config.draws
-        if draws > schedule.steps:
-            raise UserError(
-                f"method.draws = {draws} is more than the {schedule.steps} times of the grid; lower it or raise "
-                "sampling.steps"
-            )
-        stochastic_T = np.zeros(schedule.steps, dtype=bool)
-        return chains(schedule.sigmas, self.config.group, stochastic_T, forward_draws=draws)
+        """Deterministic chains from independent noise."""
+        return chains(schedule.sigmas, self.config.group, np.zeros(schedule.steps, dtype=bool))
+
+    def draws(self, schedule: Schedule) -> Draws:
+        """Each leaf at different times of the sampler's grid."""
+        return Draws(schedule.steps - 1 if self.config.draws is None else self.config.draws)
 
     def behaviour_decay(self, iteration: int) -> float:
+        """d of the policy that draws the images, after an iteration."""
         cfg, done = self.config, iteration + 1  # the released code counts the iteration's gradient steps first
         return min(cfg.behaviour_rate * max(done - cfg.behaviour_delay, 0), cfg.behaviour_cap)
 
@@ -70,8 +70,8 @@ class DiffusionNFT(Method[NFTConfig]):
         r in [0, 1] is the advantage's place between plus and minus its clip A; x+- = x_t - t v+-; m+- is the mean
         absolute error of x+-, without gradient.
         """
-        assert batch.v_old is not None, "the engine hands over v_old, because `needs` asks for it"
-        beta, v, old, most = self.config.beta, batch.v, batch.v_old, batch.advantage_clip
+        assert batch.v_behaviour is not None, "the engine hands it over, because `needs` asks for it"
+        beta, v, old, most = self.config.beta, batch.v, batch.v_behaviour, batch.advantage_clip
         optimality_D = (batch.advantage / most / 2 + 0.5).clamp(0, 1)
         liked_D = self._error(batch, beta * v + (1 - beta) * old)
         disliked_D = self._error(batch, (1 + beta) * old - beta * v)
@@ -82,6 +82,6 @@ class DiffusionNFT(Method[NFTConfig]):
 
     def _error(self, batch: ForwardBatch, v: Tensor) -> Tensor:
         """Squared error of the x_0 that velocity `v` predicts, over its own mean absolute error (floor 1e-5)."""
-        error_DN = (batch.x_t - batch.t.view(-1, 1, 1, 1) * v - batch.x_0).flatten(1)
+        error_DN = (batch.x_t - batch.t.view(-1, *(1,) * (v.dim() - 1)) * v - batch.x_0).flatten(1)
         scale_D1 = error_DN.detach().abs().double().mean(1, keepdim=True).clamp(min=1e-5).float()
         return (error_DN.square() / scale_D1).mean(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from hypothesis import strategies as st
 
@@ -36,7 +34,7 @@ def forests(draw: st.DrawFn, *, max_steps: int = 5, jumps: bool = True) -> Fores
         depth += [*noisy, *plain]
         stochastic += [True] * len(noisy) + [False] * len(plain)
     trained = [edge and draw(st.booleans()) for edge in stochastic]
-    forest = assemble(
+    return assemble(
         np.linspace(1, 0, steps + 1),
         parent,
         depth,
@@ -45,4 +43,3 @@ def forests(draw: st.DrawFn, *, max_steps: int = 5, jumps: bool = True) -> Fores
         sibling_noise=draw(st.sampled_from([None, 2.0])),
         noise_T=draw(st.none() | st.lists(st.sampled_from([0.5, 1.0, 1.5]), min_size=steps, max_size=steps)),
     )
-    return replace(forest, forward_draws=draw(st.integers(0, 2)))

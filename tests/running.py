@@ -26,8 +26,8 @@ from grpo_bench.config import RunConfig, Table, build, merge
 from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.registry import METHODS, REWARDS, WORKLOADS
 from grpo_bench.store.run import RunStore
+from grpo_bench.training.loop import Progress
 from grpo_bench.training.run import Outcome, start
-from grpo_bench.training.trainer import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = 20

@@ -68,7 +68,7 @@ CASES = [
     ("nft", "nft-swapped", "ascent", "direction", "what was rewarded must become likelier"),
     ("nft", "nft-uncentred", "ascent", "direction", "neither good nor bad"),
     ("nft", "nft-one-sided", "identity", "closed-form", "on either side of the old velocity"),
-    ("nft", "nft-frozen", "plan", "forest", "behaviour_decay"),
+    ("nft", "nft-frozen", "plan", "forest", "averages"),
     ("nft", "nft-hasty", "identity", "closed-form", "never falls"),
     ("nft", "nft-pooled", "gradient", "gradient", "micro-batches are cut anywhere"),
     ("nft", "nft-no-draws", "plan", "forest", "trains nothing"),

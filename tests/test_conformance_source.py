@@ -39,7 +39,7 @@ REACHES = ("gc", "inspect", "ctypes", "sys", "importlib", "builtins", "traceback
         ("eval('1')", "it calls eval()"),
         ("exec('1')", "it calls exec()"),
         ("from grpo_bench.forest.forest import Forest", "private; the public API is"),
-        ("import grpo_bench.training.trainer", "private; the public API is"),
+        ("import grpo_bench.training.loop", "private; the public API is"),
         ("from grpo_bench import registry", "private; the public API is"),
         ("import grpo_bench\nx = grpo_bench.training", "it uses grpo_bench.training, which is private"),
         ("from grpo_bench_methods.tree import _sibling_softmax", "the private name grpo_bench_methods.tree._sib"),

@@ -17,6 +17,7 @@ from grpo_bench.evaluation.scoring import make_rewards
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.policies.sd3 import SD3Policy
 from grpo_bench.sampling.handle import Metered
+from grpo_bench.training.ranks import ALONE
 
 PROMPTS = ("a red circle", "a blue square", "a star")
 
@@ -160,6 +161,7 @@ def evaluator(
         weights={"jpeg-incompressibility": 0.5},
         gold="jpeg-compressibility",
         decode_batch=4,
+        ranks=ALONE,
     )
 
 

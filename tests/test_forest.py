@@ -39,7 +39,7 @@ def test_costs_equal_a_count_by_hand(forest: Forest) -> None:
         leaves += node not in forest.parent_N.tolist()
     # then the forest states the same
     assert forest.rollout_nfe == len(parents)
-    assert forest.train_nfe == len(trained_parents) + forest.forward_draws * leaves
+    assert forest.train_nfe == len(trained_parents)
     assert forest.trained_edges == edges
     assert forest.images == leaves
     assert forest.trained_parents.tolist() == sorted(trained_parents)
@@ -145,7 +145,7 @@ def test_kept_cost_counts_the_kept_edges_and_their_parents(forest: Forest, promp
     kept = [(n, p) for n in range(forest.nodes) for p in range(prompts) if keep_NP[n, p] and forest.trained_N[n]]
     parents = {(int(forest.parent_N[n]), p) for n, p in kept}
     # then both counts agree, and keeping all costs what the forest states
-    assert forest.kept_cost(keep_NP) == (len(parents) + prompts * forest.forward_draws * forest.images, len(kept))
+    assert forest.kept_cost(keep_NP) == (len(parents), len(kept))
     everything = np.ones((forest.nodes, prompts), dtype=bool)
     assert forest.kept_cost(everything) == (prompts * forest.train_nfe, prompts * forest.trained_edges)
 
@@ -190,7 +190,7 @@ def test_same_as_sees_every_field() -> None:
             "trained_N": np.zeros(6, dtype=bool),
         },
         {"sibling_noise": 4.0},
-        {"forward_draws": 1},
+        {"noise_T": np.array([1.0, 2.0])},
     ):
         assert not build().same_as(build(**change)), change
         assert not build(**change).same_as(build()), change

@@ -147,9 +147,9 @@ def test_the_last_step_of_a_single_chain_is_an_error_too() -> None:
 
 
 def test_an_ode_rollout_has_no_stochastic_edge() -> None:
-    forest = chains(GRID, 5, np.zeros(T, dtype=bool), forward_draws=3)
+    forest = chains(GRID, 5, np.zeros(T, dtype=bool))
     assert not forest.stochastic_N.any()
-    assert costs(forest) == (50, 15, 0, 5)
+    assert costs(forest) == (50, 0, 0, 5)
 
 
 @pytest.mark.parametrize("start", range(T - 1))

@@ -62,7 +62,6 @@ def test_the_starting_point_is_valid() -> None:
         ({"sigmas": [1.0, 0.5, 0.5, 0.0]}, "strictly decrease"),
         ({"sibling_noise": 0.0}, "sibling_noise must be positive"),
         ({"sibling_noise": float("nan")}, "sibling_noise must be positive"),
-        ({"forward_draws": -1}, "forward_draws"),
         ({"noise_T": [1.0]}, "noise_T holds a factor a step, got shape"),
         ({"noise_T": [1.0, 0.0]}, "got 0 at step 1"),
         ({"noise_T": [float("inf"), 1.0]}, "got inf at step 0"),

@@ -141,7 +141,7 @@ def test_steps_that_share_a_row_add_up_and_a_forest_without_trained_edges_follow
     # given 25 steps on ten rows, and a forest of deterministic chains (DiffusionNFT's)
     schedule = make_schedule(shifted_grid(25), "flow-sde")
     still = np.zeros(25, dtype=bool)
-    forest = chains(schedule.sigmas, 2, still, forward_draws=2)
+    forest = chains(schedule.sigmas, 2, still)
     made = policy(0.1)
 
     exact = exact_gradient(forest, schedule, made, PROMPTS)

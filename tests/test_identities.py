@@ -22,7 +22,7 @@ from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.sampling.schedule import shifted_grid
-from grpo_bench.training.objective import Diagnostics
+from grpo_bench.training.losses.edges import Diagnostics
 
 PROMPTS = ["a red circle", "a blue square", "a star"]
 T = 10

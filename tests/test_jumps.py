@@ -28,7 +28,7 @@ from grpo_bench.sampling.handle import Metered
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Noise, Purpose
 from grpo_bench.sampling.schedule import diffusion_grid, shifted_grid
-from grpo_bench.training.objective import Diagnostics, Objective
+from grpo_bench.training.losses.edges import Diagnostics, Objective
 
 PROMPTS = ["one", "two"]
 GAIN, PUSH = 0.3, 0.7
@@ -209,7 +209,6 @@ def _update(
 @given(forests(max_steps=6), st.integers(0, 99))
 @settings(max_examples=60)
 def test_the_gradient_is_that_of_one_evaluation_per_edge(forest: Forest, seed: int) -> None:
-    forest = Forest(*(getattr(forest, name) for name in ("sigmas", "parent_N", "depth_N", "stochastic_N", "trained_N")))
     assume(forest.trained_edges)
     schedule = make_schedule(forest.sigmas, "flow-sde", 0.5)
     denoiser, out = grown(forest, schedule)

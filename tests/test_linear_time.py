@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Bools, Floats, Ints, zscore
-from grpo_bench.training.objective import _micro_batches
+from grpo_bench.training.losses.edges import _micro_batches
 from grpo_bench_methods.branch import _fuse
 from grpo_bench_methods.tree import _sibling_softmax
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,28 +10,33 @@ import pytest
 import torch
 from running import Make, Watcher, run, same_points
 from safetensors.torch import load_file
+from scipy.stats import kstest
 from tiny import LinearDenoiser, method
 
 from grpo_bench.errors import UserError
 from grpo_bench.forest.builders import chains
 from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.rollout import Credit
 from grpo_bench.forest.schedule import Schedule
-from grpo_bench.metering.ledger import Ledger
-from grpo_bench.method import ForwardBatch, Method, MethodConfig
+from grpo_bench.metering.ledger import Counts, Ledger
+from grpo_bench.method import Draws, ForwardBatch, ForwardMethod, Method, MethodConfig
 from grpo_bench.registry import METHODS
-from grpo_bench.sampling.engine import grow
+from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.handle import Metered
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.sampling.schedule import shifted_grid
-from grpo_bench.training.behaviour import Behaviour
-from grpo_bench.training.checkpoint import BEHAVIOUR
-from grpo_bench.training.forward import ForwardObjective, ForwardSamples
+from grpo_bench.training.averages import Averages
+from grpo_bench.training.checkpoint import AVERAGES
+from grpo_bench.training.losses.edges import Batch, Diagnostics
+from grpo_bench.training.losses.forward import ForwardObjective, ForwardSamples
+from grpo_bench.training.planning import declared, draws_of
 from grpo_bench.training.run import start
 
 SCHEDULE: Schedule = make_schedule(shifted_grid(4), "flow-sde")
 SHAPE = (2, 2, 2)
 NFT = {"name": "nft", "group": 3}
+THREE = Draws(3)
 
 
 def draws(advantage: list[float], *, same: bool = True, reference: bool = False) -> ForwardBatch:
@@ -47,7 +53,7 @@ def draws(advantage: list[float], *, same: bool = True, reference: bool = False)
         v=v.clone().requires_grad_(),
         advantage=torch.tensor(advantage),
         advantage_clip=5.0,
-        v_old=v if same else other,
+        v_behaviour=v if same else other,
         v_reference=other if reference else None,
     )
 
@@ -78,11 +84,12 @@ class TestLoss:
         torch.testing.assert_close(given.v.grad, expected, rtol=1e-4, atol=1e-6)
 
     def test_mirrored_velocities_by_value(self) -> None:
-        # full reward: only v+ = b v + (1 - b) v_old counts; full blame: only v- = (1 + b) v_old - b v
+        # full reward: only v+ = b v + (1 - b) v_b counts; full blame: only v- = (1 + b) v_b - b v
         given = draws([5.0, -5.0], same=False)
-        assert given.v_old is not None
+        old = given.v_behaviour
+        assert old is not None
         beta, v = 0.25, given.v.detach()
-        liked, blamed = beta * v + (1 - beta) * given.v_old, (1 + beta) * given.v_old - beta * v
+        liked, blamed = beta * v + (1 - beta) * old, (1 + beta) * old - beta * v
         error = (given.x_t - given.t.view(-1, 1, 1, 1) * torch.stack([liked[0], blamed[1]]) - given.x_0).flatten(1)
         expected = 5 / beta * error.square().mean(1) / error.abs().mean(1)
         torch.testing.assert_close(method("nft", beta=beta).forward_loss(given).detach(), expected)
@@ -121,7 +128,7 @@ class TestBehaviour:
             store = run(chosen, results, Watcher(stop_after=1)).store
             point = store.rewind()
             assert point is not None
-            old.append(load_file(point.path / BEHAVIOUR))
+            old.append({key.removeprefix("old/"): value for key, value in load_file(point.path / AVERAGES).items()})
             weights.append(load_file(next((point.path / "transformer").glob("*.safetensors"))))
         name = max(old[0], key=lambda key: old[0][key].numel())
         # decays .2, .4 and (capped) .4 after iterations 0, 1, 2; the first average holds the base's weights
@@ -134,7 +141,7 @@ class TestBehaviour:
     def test_methods_without_need_keep_nothing(self, make: Make, results: Path) -> None:
         point = run(make(budget={"iterations": 1.0}), results).store.rewind()
         assert point is not None
-        assert load_file(point.path / BEHAVIOUR) == {}
+        assert load_file(point.path / AVERAGES) == {}
 
     @pytest.mark.slow
     def test_resume_equals_the_uninterrupted_run(self, make: Make, results: Path, tmp_path: Path) -> None:
@@ -149,8 +156,11 @@ class TestCounts:
 
     def test_of_the_paper(self) -> None:
         # T = 10, 24 images: 240 rollout, 24 x 9 trained, twice that for the old and the reference policy
-        forest = method("nft").plan(0, np.random.default_rng(0), make_schedule(shifted_grid(10), "flow-sde"))
-        assert (forest.rollout_nfe, forest.train_nfe, forest.trained_edges, forest.images) == (240, 216, 0, 24)
+        nft, schedule = method("nft"), make_schedule(shifted_grid(10), "flow-sde")
+        forest = nft.plan(0, np.random.default_rng(0), schedule)
+        keep_NP = np.ones((forest.nodes, 1), dtype=bool)
+        counts = declared(forest, nft, keep_NP, draws=draws_of(nft, schedule))
+        assert counts == Counts(rollout_nfe=240, train_nfe=216, reference_nfe=432, trained_edges=0, images=24)
 
     @pytest.mark.parametrize(("weight", "frozen"), [(1e-4, 2), (0.0, 1)])
     def test_of_a_run(self, make: Make, results: Path, weight: float, frozen: int) -> None:
@@ -171,14 +181,16 @@ class TestCounts:
 class TestDraws:
     """Times are the sampler's, distinct for an image; noise is named by seed, iteration, prompt, leaf and draw."""
 
-    def samples(self, prompts: list[str], forward_draws: int = 3) -> tuple[ForwardSamples, LinearDenoiser]:
-        denoiser, stochastic = LinearDenoiser(SHAPE), np.zeros(4, dtype=bool)
-        forest = chains(SCHEDULE.sigmas, 5, stochastic, forward_draws=forward_draws)
-        noise = Noise(0, 0, prompts, SHAPE)
+    def samples(
+        self, prompts: list[str], drawn: Draws = THREE, shape: tuple[int, ...] = SHAPE
+    ) -> tuple[ForwardSamples, LinearDenoiser]:
+        denoiser, stochastic = LinearDenoiser(shape), np.zeros(4, dtype=bool)
+        forest = chains(SCHEDULE.sigmas, 5, stochastic)
+        noise = Noise(0, 0, prompts, shape)
         handle = Metered(denoiser, Ledger(), guidance=1.0, batch=64)
         grown = grow(forest, SCHEDULE, handle, LinearDenoiser.conditioning(len(prompts)), noise)
         advantage_LP = np.linspace(-1, 1, 5 * len(prompts)).reshape(5, -1)
-        return ForwardSamples(forest, SCHEDULE, grown.leaf_LPZ, advantage_LP, 5.0, noise), denoiser
+        return ForwardSamples(forest, SCHEDULE, drawn, grown.leaf_LPZ, advantage_LP, 5.0, noise), denoiser
 
     def test_an_images_times_are_distinct_grid_points(self) -> None:
         samples, _ = self.samples(["a", "b"])
@@ -215,11 +227,7 @@ class TestDraws:
         gradients = []
         for train_batch in (4, 64):
             samples, denoiser = self.samples(["a", "b"])
-            policy_free = Behaviour.__new__(Behaviour)  # a linear denoiser is no policy: its old weights are its own
-            policy_free._old = {}
-            handle = Metered(denoiser, Ledger(), guidance=1.0, batch=64)
-            objective = ForwardObjective(method("nft", beta=0.5), handle, policy_free, train_batch)
-            loss, count = objective.accumulate(samples, LinearDenoiser.conditioning(2), np.arange(2))
+            loss, count = accumulated(method("nft", beta=0.5), samples, denoiser, train_batch)
             assert count == 30
             assert np.isfinite(loss)
             assert denoiser.gain.grad is not None
@@ -227,24 +235,142 @@ class TestDraws:
         assert gradients[0] == pytest.approx(gradients[1], rel=1e-5)
         assert gradients[0] != 0
 
+    @pytest.mark.parametrize(
+        ("law", "low", "high"), [("uniform", 0.0, 1.0), ("uniform", 0.2, 0.4), ("stratified", 0, 1)]
+    )
+    def test_times_off_the_grid_follow_their_law(self, law: str, low: float, high: float) -> None:
+        samples, _ = self.samples([f"prompt {i}" for i in range(60)], Draws(8, law, low, high))  # type: ignore[arg-type]
+        rows = samples.rows(np.arange(60))
+        share = (samples.times(rows) - low) / (high - low)
+        assert share.min() >= 0 and share.max() < 1
+        assert kstest(share, "uniform").pvalue > 0.01
+        if law == "stratified":  # one in each eighth, for every image
+            eighths = np.sort(np.floor(share.reshape(-1, 8) * 8), axis=1)
+            assert (eighths == np.arange(8)).all()
+        # each lies in the step of the grid that it is counted for
+        sigma = samples.schedule.sigmas
+        point, time = samples.points(rows), samples.times(rows)
+        assert ((sigma[point] >= time) & (time > sigma[point + 1])).all()
 
-class Both(Method[MethodConfig]):
-    """Plans trained edges and forward draws at once."""
+    def test_shared_draws_are_the_same_for_all_leaves_of_a_prompt(self) -> None:
+        samples, _ = self.samples(["a", "b"], Draws(2, "uniform", shared=True))
+        rows = samples.rows(np.arange(2))
+        x_0, t, x_t = samples.noised(rows)
+        eps = (x_t - (1 - t.view(-1, 1, 1, 1)) * x_0) / t.view(-1, 1, 1, 1)
+        for prompt in range(2):
+            for draw in range(2):
+                mine = (rows[:, 1] == prompt) & (rows[:, 2] == draw)
+                assert mine.sum() == 5 and len(set(t[mine].tolist())) == 1
+                assert float((eps[mine] - eps[mine][0]).abs().max()) < 1e-4
+        assert len(set(t.tolist())) == 4
+
+    @pytest.mark.parametrize("train_batch", [5, 9, 10, 64])
+    def test_a_loss_that_compares_leaves_is_given_whole_groups(self, train_batch: int) -> None:
+        samples, denoiser = self.samples(["a", "b"], Draws(3, shared=True, whole_groups=True))
+        seen = Grouped(MethodConfig())
+        loss, count = accumulated(seen, samples, denoiser, train_batch)
+        assert count == 30 and np.isfinite(loss)
+        assert sum(len(sizes) for sizes in seen.sizes) == 2 * 3
+        assert {size for sizes in seen.sizes for size in sizes} == {5}
+        assert all(sum(sizes) <= train_batch for sizes in seen.sizes)
+
+    def test_other_policies_cost_an_evaluation_a_draw_each(self) -> None:
+        samples, denoiser = self.samples(["a", "b"])
+        ledger = Ledger()
+        accumulated(method("nft"), samples, denoiser, 7, ledger)
+        assert (ledger.evaluations("train"), ledger.evaluations("reference")) == (30, 60)
+
+    @pytest.mark.parametrize("shape", [(2, 3, 2, 2), (8,)])
+    def test_a_latent_may_have_any_number_of_axes(self, shape: tuple[int, ...]) -> None:
+        samples, denoiser = self.samples(["a"], Draws(2), shape)
+        loss, _ = accumulated(method("nft"), samples, denoiser, 64)
+        assert np.isfinite(loss)
+
+
+class Grouped(ForwardMethod[MethodConfig]):
+    """Compares the leaves of a prompt's draw; it notes how many of each group it was given."""
+
+    name = "grouped"
+    sizes: list[list[int]]
+
+    def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
+        return chains(schedule.sigmas, 5, np.zeros(schedule.steps, dtype=bool))
+
+    def draws(self, schedule: Schedule) -> Draws:
+        return Draws(3, shared=True, whole_groups=True)
+
+    def forward_loss(self, batch: ForwardBatch) -> torch.Tensor:
+        assert batch.group is not None
+        self.sizes = [*getattr(self, "sizes", []), torch.bincount(batch.group).tolist()]
+        return batch.v.flatten(1).square().mean(1)
+
+
+class Free(Averages):
+    """A linear denoiser is no policy: all its averages are itself."""
+
+    def __init__(self) -> None:
+        self._copies = {}
+
+    def applied(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def accumulated(
+    trained: Method[MethodConfig],
+    samples: ForwardSamples,
+    denoiser: LinearDenoiser,
+    train_batch: int,
+    ledger: Ledger | None = None,
+) -> tuple[float, int]:
+    """One update's loss and draws on all prompts of the samples."""
+    assert isinstance(trained, ForwardMethod)
+    handle = Metered(denoiser, ledger or Ledger(), guidance=1.0, batch=64)
+    prompts = samples.leaf_LPZ.shape[1]
+    advantage_NP = np.zeros((samples.forest.nodes, prompts))
+    advantage_NP[samples.forest.leaves_L] = samples.advantage_LP
+    grown = Trajectories(samples.leaf_LPZ, *[torch.zeros(0)] * 3, None)
+    batch = Batch.credited(
+        samples.forest,
+        samples.schedule,
+        grown,
+        LinearDenoiser.conditioning(prompts),
+        Credit(advantage_NP, np.zeros(advantage_NP.shape, dtype=np.int64)),
+        None,
+        samples.noise,
+        advantage_clip=5.0,
+        draws=samples.draws,
+    )
+    objective = ForwardObjective(trained, handle, Free(), clip=0.1, train_batch=train_batch)
+    return objective.accumulate(batch, np.arange(prompts), Diagnostics.empty(4))
+
+
+class Both(ForwardMethod[MethodConfig]):
+    """Trains on the forward process, and plans trained edges too."""
 
     name = "both"
 
     def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
-        stochastic = np.arange(schedule.steps) < schedule.steps - 1
-        return chains(schedule.sigmas, 2, stochastic, forward_draws=1)
+        return chains(schedule.sigmas, 2, np.arange(schedule.steps) < schedule.steps - 1)
+
+    def draws(self, schedule: Schedule) -> Draws:
+        return Draws(1)
+
+    def forward_loss(self, batch: ForwardBatch) -> torch.Tensor:
+        return batch.t
 
 
-class Lossless(Method[MethodConfig]):
-    """Plans forward draws and has no loss for them."""
+class Strange(Grouped):
+    """Needs what nobody has."""
 
-    name = "lossless"
+    name = "strange"
+    needs = frozenset({"behavior"})
 
-    def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
-        return chains(schedule.sigmas, 2, np.zeros(schedule.steps, dtype=bool), forward_draws=1)
+
+class Elsewhere(Grouped):
+    """Samples with an average that it does not keep."""
+
+    name = "elsewhere"
+    samples_with = "old"
 
 
 class TestRefusals:
@@ -254,15 +380,17 @@ class TestRefusals:
         ("over", "sentence"),
         [
             ({"method": NFT, "objective": {"beta": 0.1}}, "objective.beta = 0.1 weighs a KL between transitions"),
-            ({"method": NFT | {"draws": 5}}, "method.draws = 5 is more than the 4 times of the grid"),
+            ({"method": NFT | {"draws": 5}}, "draws 5 times of a grid that has 4"),
             ({"method": NFT, "sampling": {"kernel": "ddim"}}, "'ddim' is for models that predict the noise"),
-            ({"method": {"name": "both"}}, "plans forward draws and 6 trained edges"),
-            ({"method": {"name": "lossless"}}, "has no forward_loss"),
+            ({"method": {"name": "both"}}, "plans 6 trained edges"),
+            ({"method": {"name": "strange"}}, "needs 'behavior'; did you mean 'behaviour'"),
+            ({"method": {"name": "elsewhere"}}, "samples with 'old'"),
+            ({"method": {"name": "grouped"}, "training": {"train_batch": 4}}, "train_batch = 4 is less"),
         ],
     )
     def test_of(self, make: Make, results: Path, over: dict[str, object], sentence: str) -> None:
-        METHODS.add("both", lambda: Both, origin="test")
-        METHODS.add("lossless", lambda: Lossless, origin="test")
+        for kind in (Both, Strange, Elsewhere, Grouped):
+            METHODS.add(kind.name, lambda kind=kind: kind, origin="test")  # type: ignore[misc]
         try:
             with pytest.raises(UserError, match=sentence):
                 start(make(**over), results, Watcher())

@@ -45,7 +45,7 @@ def tempflow() -> Forest:
 
 
 def nft() -> Forest:
-    return chains(shifted_grid(10), 24, np.zeros(10, dtype=bool), forward_draws=9)
+    return chains(shifted_grid(10), 24, np.zeros(10, dtype=bool))
 
 
 def drawn(figure: Figure) -> dict[str, int]:
@@ -63,7 +63,12 @@ def words(figure: Figure) -> list[str]:
 
 
 def test_every_method_is_drawn_edge_by_edge() -> None:
-    sketches = [Sketch("flat", flat()), Sketch("tree", tree()), Sketch("tempflow", tempflow()), Sketch("nft", nft())]
+    sketches = [
+        Sketch("flat", flat()),
+        Sketch("tree", tree()),
+        Sketch("tempflow", tempflow()),
+        Sketch("nft", nft(), draws=9),
+    ]
 
     # methods.md's counts: flat 24 chains of 9 noisy steps and one ODE step; tree 3 + 9 + 27 noisy edges behind one ODE
     # step, then 6 ODE steps of 27 leaves; tempflow 4 x 54 noisy edges, of 1116 + 216 - 4 in all; nft 24 x 9 draws
@@ -102,13 +107,12 @@ def test_steps_without_gradient_are_thin_and_grey() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(forests(max_steps=4), st.integers(0, 2**32 - 1))
-def test_any_forest_is_drawn_whole(forest: Forest, seed: int) -> None:
+@given(forests(max_steps=4), st.integers(0, 2**32 - 1), st.integers(0, 2))
+def test_any_forest_is_drawn_whole(forest: Forest, seed: int, draws: int) -> None:
     keep_N = np.random.default_rng(seed).random(forest.nodes) < 0.5
-    counts = drawn(forest_figure([Sketch("mine", forest, keep_N)]))
+    counts = drawn(forest_figure([Sketch("mine", forest, keep_N, draws=draws)]))
 
-    draws = counts.pop("0/draws", 0)
-    assert draws == forest.forward_draws * forest.images
+    assert counts.pop("0/draws", 0) == draws * forest.images
     assert sum(counts.values()) == forest.nodes - forest.roots
     assert counts.get("0/trained", 0) == (keep_N & forest.trained_N).sum()
     assert counts.get("0/pruned", 0) == (~keep_N & forest.trained_N).sum()
@@ -116,7 +120,9 @@ def test_any_forest_is_drawn_whole(forest: Forest, seed: int) -> None:
 
 
 def test_costs_stand_below_each_panel() -> None:
-    said = words(forest_figure([Sketch("flat", flat()), Sketch("tree", tree()), Sketch("nft", nft(), frozen=2)]))
+    said = words(
+        forest_figure([Sketch("flat", flat()), Sketch("tree", tree()), Sketch("nft", nft(), frozen=2, draws=9)])
+    )
 
     for text in (
         "240 rollout + 216 training evaluations",
@@ -133,7 +139,7 @@ def test_costs_stand_below_each_panel() -> None:
 
 def test_the_legend_names_what_occurs_and_nothing_else() -> None:
     one, several = (
-        forest_figure([Sketch("nft", nft())]),
+        forest_figure([Sketch("nft", nft(), draws=9)]),
         forest_figure([Sketch("flat", flat()), Sketch("tree", tree())]),
     )
 

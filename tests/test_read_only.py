@@ -61,7 +61,8 @@ def test_what_a_rollout_was_made_of_is_still_its_makers() -> None:
 @pytest.mark.parametrize("owner", [SCHEDULE, FOREST], ids=["schedule", "forest"])
 def test_the_arrays_of_a_forest_and_a_schedule_are_locked(owner: object) -> None:
     cached = ["leaves_L", "depth_start", "child_count_N", "first_child_N", "child_index_N", "path_LD", "descendant_NL"]
-    names = [field.name for field in fields(owner)] + (cached if isinstance(owner, Forest) else [])  # type: ignore[arg-type]
+    tables = ["sigmas", "x_T", "v_T", "std_T", "h_T"]
+    names = [field.name for field in fields(owner)] + (cached if isinstance(owner, Forest) else tables)  # type: ignore[arg-type]
     arrays = [value for name in names if isinstance(value := getattr(owner, name), np.ndarray)]
     assert len(arrays) >= 5
     assert not any(array.flags.writeable for array in arrays)
@@ -100,10 +101,15 @@ def test_a_loss_that_reads_a_batch_is_let_through() -> None:
 
 def test_a_write_into_forward_samples_is_told_too() -> None:
     latents = torch.ones(2, 1, 2, 2)
-    batch = ForwardBatch(latents.clone(), torch.ones(2), latents.clone(), latents.clone(), torch.ones(2), 5.0, latents)
-    for name in ("x_0", "t", "v_old"):
+    batch = ForwardBatch(
+        *(latents.clone(), torch.ones(2), latents.clone(), latents.clone(), torch.ones(2), 5.0, latents),
+        v_average={"slow": latents.clone()},
+    )
+    for name in ("x_0", "t", "v_behaviour"):
         with pytest.raises(UserError, match=f"batch.{name}"), handed(batch, "mine"):
             getattr(batch, name).zero_()
+    with pytest.raises(UserError, match=r"batch.v_average\['slow'\]"), handed(batch, "mine"):
+        batch.v_average["slow"].zero_()
 
 
 class Painter(Reward[RewardConfig]):

@@ -195,7 +195,7 @@ GAUSSIAN = ("--workload", "gaussian", "--budget", "iterations=1", "--results", "
 
 def run_plugin(folder: Path, where: str, deed: str, *, apart: bool = False) -> tuple[int, str, str]:
     """A small run whose reward, or method, does `deed` in that hook: exit code, output and errors."""
-    hooks = ("plan", "credit", "weights", "edge_loss", "log_ratio", "state_dict", "behaviour_decay")
+    hooks = ("plan", "credit", "weights", "edge_loss", "log_ratio", "state_dict")
     text = PLUGIN.format(where=where, deed=deed) + (HOOK.format(where=where, deed=deed) if where in hooks else "")
     (folder / "deeds.py").write_text(text, encoding="utf-8")
     words = ["run", "--plugin", str(folder / "deeds.py"), "--reward", "deed", "--method", "deeds", *GAUSSIAN[:-1]]

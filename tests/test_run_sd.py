@@ -26,7 +26,7 @@ from grpo_bench.sampling.gaussian import Likelihood
 from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Noise, Purpose
-from grpo_bench.training.objective import Diagnostics
+from grpo_bench.training.losses.edges import Diagnostics
 from grpo_bench.training.session import load_policy
 
 PROMPTS = ["a red circle", "a blue square", "a star"]

@@ -17,7 +17,7 @@ from rich.console import Console
 from run_folder import point, stored
 
 from grpo_bench.terminal.display import RunDisplay
-from grpo_bench.training.trainer import Progress
+from grpo_bench.training.loop import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 

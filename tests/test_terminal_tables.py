@@ -66,7 +66,7 @@ def pruned() -> Sketch:
 
 def nft() -> Sketch:
     """24 ODE chains, each trained at 9 noise levels, with two frozen evaluations for every trained one."""
-    return Sketch("nft", chains(sigmas(10), 24, np.zeros(10, dtype=bool), forward_draws=9), frozen=2)
+    return Sketch("nft", chains(sigmas(10), 24, np.zeros(10, dtype=bool)), frozen=2, draws=9)
 
 
 def test_an_outcome_shows_scores_costs_times_and_files(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from grpo_bench.registry import METHODS
 from grpo_bench.sampling.engine import Trajectories
 from grpo_bench.sampling.gaussian import Likelihood
 from grpo_bench.sampling.handle import Conditioning, Denoiser, Metered
-from grpo_bench.training.objective import Batch, Diagnostics, Objective
+from grpo_bench.training.losses.edges import Batch, Diagnostics, Objective
 
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()

@@ -12,7 +12,8 @@ import torch
 from grpo_bench.conformance.scenes import CONTINUOUS, Scene, Scored, play
 from grpo_bench.conformance.subject import ITERATIONS, SEED, Subject
 from grpo_bench.forest.rollout import Floats
-from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
+from grpo_bench.method import EdgeBatch, ForwardBatch, ForwardMethod, MethodConfig
+from grpo_bench.sampling.gaussian import each
 
 Form = tuple[str, float, float, str]
 E, SHAPE = 64, (3, 2, 2)
@@ -140,18 +141,19 @@ def _surrogate(log_ratio_E: torch.Tensor, batch: EdgeBatch) -> torch.Tensor:
 def nft_forms(subject: Subject) -> Iterator[Form]:
     """v+ and v- mirror each other at the old velocity; the old policy's decay starts at 0 and never falls."""
     method = Subject(subject.name, {"reference_weight": 0.0}, subject.sampling).method()
+    assert isinstance(method, ForwardMethod)
     stream = torch.Generator().manual_seed(SEED)
     x_0, eps, old, step = (torch.randn(E, *SHAPE, generator=stream) for _ in range(4))
     t, advantage = torch.linspace(0.1, 1.0, E), torch.randn(E, generator=stream)
-    t_D111 = t.view(-1, 1, 1, 1)
+    t_DZ = each(t, x_0)
     batch = ForwardBatch(
         x_0=x_0,
         t=t,
-        x_t=(1 - t_D111) * x_0 + t_D111 * eps,
+        x_t=(1 - t_DZ) * x_0 + t_DZ * eps,
         v=old + step,
         advantage=advantage,
         advantage_clip=5.0,
-        v_old=old,
+        v_behaviour=old,
     )
     mirrored = replace(batch, v=old - step, advantage=-advantage)
     loss, other = method.forward_loss(batch), method.forward_loss(mirrored)
@@ -164,19 +166,22 @@ def nft_forms(subject: Subject) -> Iterator[Form]:
         f"advantage round changes nothing, but the loss differs by {off:.4g} of itself",
     )
     yield _liked(method, batch)
-    decays = [method.behaviour_decay(i) for i in (0, *ITERATIONS, 10_000)]
+    decays = [method.averages["old"](i) for i in (0, *ITERATIONS, 10_000)]
     falls = max(a - b for a, b in pairwise(decays))
     yield (
         "decay never falls",
         falls,
         0.0,
-        f"behaviour_decay: it never falls, but after iterations 0, 0, 1, 57 and 10,000 it is {decays}",
+        "averages: the decay of the behaviour policy never falls, but after iterations 0, 0, 1, 57 and 10,000 it is "
+        f"{decays}",
     )
 
 
-def _liked(method: Method[MethodConfig], batch: ForwardBatch) -> Form:
-    """Where v = v_old = (x_t - x_0) / t, both v+ and v- make the image exactly."""
-    exact = (batch.x_t - batch.x_0) / batch.t.view(-1, 1, 1, 1)
-    off = float(method.forward_loss(replace(batch, v=exact, v_old=exact)).abs().max())
-    sentence = f"forward_loss: where v and v_old make the image exactly nothing is lost, but the loss is {off:.4g}"
+def _liked(method: ForwardMethod[MethodConfig], batch: ForwardBatch) -> Form:
+    """Where v = v_behaviour = (x_t - x_0) / t, both v+ and v- make the image exactly."""
+    exact = (batch.x_t - batch.x_0) / each(batch.t, batch.x_0)
+    off = float(method.forward_loss(replace(batch, v=exact, v_behaviour=exact)).abs().max())
+    sentence = (
+        f"forward_loss: where v and v_behaviour make the image exactly nothing is lost, but the loss is {off:.4g}"
+    )
     return "no loss where the image is made exactly", off, 1e-3, sentence

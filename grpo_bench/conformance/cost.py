@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from grpo_bench.metering.ledger import Counts, Ledger
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.sampling.engine import grow
 from grpo_bench.sampling.kernels import make_schedule
-from grpo_bench.training.objective import Batch, Diagnostics
-from grpo_bench.training.planning import frozen_evaluations
+from grpo_bench.training.losses.edges import Batch, Diagnostics
+from grpo_bench.training.planning import declared, draws_of
 
 RANDOM_FORESTS = 40
 NARROW = "a forest and its keep_NP are the whole cost of an iteration, and credit may narrow but not widen it"
@@ -34,11 +34,11 @@ def check_cost(subject: Subject) -> Iterator[Finding]:
         made = stage.iterate(method, iteration, ledger)
         faults += _weight_faults(made)
         counted = _train(stage, method, made.batch, ledger)
-        declared = _declared(made.planned, _kept(made), method)
+        wanted = declared(made.planned, method, _kept(made), draws=stage.learner(method, ledger).draws)
         if not made.forest.same_as(made.planned):
             cost.see(np.inf, f"credit: it changed the forest of iteration {iteration}; {NARROW}")
-        _compare(cost, declared, counted, f"the forest of iteration {iteration}")
-        kept.append(f"{declared.trained_edges}/{made.forest.trained_edges * len(stage.prompts)}")
+        _compare(cost, wanted, counted, f"the forest of iteration {iteration}")
+        kept.append(f"{wanted.trained_edges}/{made.forest.trained_edges * len(stage.prompts)}")
     done = f"{len(ITERATIONS)} forests of the method; edges kept: {', '.join(kept)}"
     if not subject.fast:
         _random(stage, method, cost)
@@ -64,16 +64,9 @@ def _kept(made: Iteration) -> Bools:
     return trained_NP if keep_NP is None else trained_NP & keep_NP
 
 
-def _declared(forest: Forest, keep_NP: Bools, method: Method[MethodConfig]) -> Counts:
-    train_nfe, edges = forest.kept_cost(keep_NP)
-    prompts = keep_NP.shape[1]
-    frozen = train_nfe * frozen_evaluations(forest, 0.0, method)
-    return Counts(forest.rollout_nfe * prompts, train_nfe, frozen, edges, forest.images * prompts)
-
-
-def _compare(worst: Worst, declared: Counts, counted: Counts, what: str) -> None:
+def _compare(worst: Worst, wanted: Counts, counted: Counts, what: str) -> None:
     for part in fields(Counts):
-        want, got = getattr(declared, part.name), getattr(counted, part.name)
+        want, got = getattr(wanted, part.name), getattr(counted, part.name)
         worst.see(
             abs(want - got),
             f"cost: {what} declares {want} {part.name}, but {got} were counted; {NARROW}",
@@ -110,11 +103,14 @@ def _random(stage: Stage, method: Method[MethodConfig], worst: Worst) -> None:
         advantage_NP = rng.standard_normal((forest.nodes, len(stage.prompts)))
         keep_NP = forest.trained_N[:, None] & (rng.random(advantage_NP.shape) < 0.6)
         credit = Credit(advantage_NP, np.full(advantage_NP.shape, -1), keep_NP)
+        draws = draws_of(method, schedule)
+        forest = replace(forest, trained_N=forest.trained_N & (draws is None))
         batch = Batch.credited(
-            forest, schedule, grown, stage.conditioning, credit, None, noise, advantage_clip=ADVANTAGE_CLIP
+            forest, schedule, grown, stage.conditioning, credit, None, noise, advantage_clip=ADVANTAGE_CLIP, draws=draws
         )
         counted = _train(stage, method, batch, ledger)
-        _compare(worst, _declared(forest, keep_NP, method), counted, f"random forest {number}")
+        wanted = declared(forest, method, keep_NP, draws=draws)
+        _compare(worst, wanted, counted, f"random forest {number}")
 
 
 def random_forest(rng: np.random.Generator) -> Forest:

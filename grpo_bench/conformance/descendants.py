@@ -62,10 +62,6 @@ def check_descendants(subject: Subject) -> Iterator[Finding]:
     yield Finding("descendants", True, f"an outstanding reward put below {done[0]} edges, and near to {done[1]}")
 
 
-def _open_nodes(forest: Forest) -> Ints:
-    return forest.leaves_L if forest.forward_draws else forest.trained_edges_E
-
-
 def _kinship(forest: Forest, node: int) -> Ints:
     """(L,) the depth of the last node that each leaf's way shares with the node's; -1 where they share none."""
     depth = int(forest.depth_N[node])
@@ -76,7 +72,7 @@ def _kinship(forest: Forest, node: int) -> Ints:
 
 def _own_moves(forest: Forest, group_N: Ints) -> Iterator[Move]:
     """To each leaf below each edge, from its nearest and its farthest relative among those it is compared with."""
-    for node in _open_nodes(forest).tolist():
+    for node in forest.judged_E.tolist():
         rival_R, kin_L = _rivals(forest, group_N, node), _kinship(forest, node)
         if not len(rival_R):
             continue
@@ -88,7 +84,7 @@ def _own_moves(forest: Forest, group_N: Ints) -> Iterator[Move]:
 
 def _relative_moves(forest: Forest, group_N: Ints) -> Iterator[Move]:
     """From a distant relative of each edge to a near one, neither of them below it."""
-    for node in _open_nodes(forest).tolist():
+    for node in forest.judged_E.tolist():
         rival_R = _rivals(forest, group_N, node)
         kin_R = _kinship(forest, node)[rival_R]
         if len(rival_R) and kin_R.max() > kin_R.min():
@@ -124,7 +120,7 @@ def _changes(subject: Subject, turns: int, moves: Sequence[Move]) -> Iterator[tu
 
 def _pulls(scored: Scored) -> tuple[Floats, np.ndarray]:
     advantage_NP, keep_NP = scored.credit.advantage_NP, scored.credit.keep_NP
-    if keep_NP is None or scored.forest.forward_draws:
+    if keep_NP is None or not scored.forest.trained_edges:
         return advantage_NP, np.ones(advantage_NP.shape, dtype=bool)
     return np.where(keep_NP, advantage_NP, 0.0), keep_NP
 

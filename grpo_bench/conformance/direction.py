@@ -11,21 +11,23 @@ from torch import Tensor
 
 from grpo_bench.conformance.finding import Finding
 from grpo_bench.conformance.ratio import recorded
-from grpo_bench.conformance.stage import ADVANTAGE_CLIP, Recorder, Stage
+from grpo_bench.conformance.stage import ADVANTAGE_CLIP, ForwardRecorder, Stage
 from grpo_bench.conformance.subject import Subject
 from grpo_bench.metering.ledger import Ledger
-from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
-from grpo_bench.training.objective import Diagnostics
+from grpo_bench.method import EdgeBatch, ForwardBatch, ForwardMethod, Method, MethodConfig
+from grpo_bench.sampling.gaussian import each
+from grpo_bench.training.losses.edges import Diagnostics
 
 
 def check_direction(subject: Subject) -> Iterator[Finding]:
     """A loss that falls as what was good becomes likelier: at the unchanged policy, edge by edge or draw by draw."""
     stage = Stage(subject, "gaussian", 2)
-    if subject.forward:
-        recorder, ledger = Recorder(subject.method()), Ledger()
-        batch = stage.iterate(subject.method(), 0, ledger).batch
+    method = subject.method()
+    if isinstance(method, ForwardMethod):
+        recorder, ledger = ForwardRecorder(method), Ledger()
+        batch = stage.iterate(method, 0, ledger).batch
         stage.objective(recorder, ledger).accumulate(batch, np.arange(2), Diagnostics.empty(batch.forest.steps))
-        yield _forward_direction(subject.method(), recorder.draws)
+        yield _forward_direction(method, recorder.given)
         return
     batches, method = recorded(subject, stage)
     yield _edge_direction(method, batches)
@@ -72,17 +74,19 @@ def _slope(loss: Tensor, wrt: Tensor) -> Tensor:
     return torch.autograd.grad(loss.sum(), wrt, materialize_grads=True)[0]
 
 
-def _forward_direction(method: Method[MethodConfig], batches: list[ForwardBatch]) -> Finding:
+def _forward_direction(method: ForwardMethod[MethodConfig], batches: list[ForwardBatch]) -> Finding:
     """The velocity that fits a draw is u = (x_t - x_0) / t = eps - x_0: praise pulls v to it, blame pushes away."""
     faults, draws = [], 0
     for batch in batches:
         slope = {}
         for advantage in (1.0, 0.0, -1.0):
             v = batch.v.detach().clone().requires_grad_()
-            old = None if batch.v_old is None else v.detach()
+            old = None if batch.v_behaviour is None else v.detach()
             same = None if batch.v_reference is None else v.detach()
             told = torch.full_like(batch.advantage, advantage * ADVANTAGE_CLIP / 2)
-            loss = method.forward_loss(replace(batch, v=v, v_old=old, v_reference=same, advantage=told))
+            still = {name: v.detach() for name in batch.v_average}
+            at = replace(batch, v=v, advantage=told, v_behaviour=old, v_reference=same, v_average=still)
+            loss = method.forward_loss(at)
             if loss.shape != batch.t.shape:
                 shape = tuple(loss.shape)
                 return Finding("direction", False, f"forward_loss: it gives a number a draw, ({len(v)},), not {shape}")
@@ -90,7 +94,7 @@ def _forward_direction(method: Method[MethodConfig], batches: list[ForwardBatch]
                 return Finding("direction", False, "forward_loss: it is not finite at the unchanged policy")
             slope[advantage] = _slope(loss, v)
         draws += len(batch.t)
-        off = batch.v.detach() - (batch.x_t - batch.x_0) / batch.t.view(-1, 1, 1, 1)
+        off = batch.v.detach() - (batch.x_t - batch.x_0) / each(batch.t, batch.x_0)
         pull = {a: (s * off).flatten(1).sum(1) for a, s in slope.items()}
         largest, unit = float(slope[0.0].abs().max()), float(slope[1.0].abs().max())
         if not largest <= 1e-5 * unit:

@@ -14,7 +14,8 @@ from grpo_bench.conformance.stage import Stage, stages
 from grpo_bench.conformance.subject import SEED, Subject
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.sampling.noise import Purpose, generator
-from grpo_bench.training.objective import Batch, Objective
+from grpo_bench.training.losses.edges import Batch, Objective
+from grpo_bench.training.losses.forward import ForwardObjective
 
 RELATIVE = 1e-5
 """The rule's own bound, fp32; in units of `Stage.magnified`."""
@@ -55,7 +56,7 @@ def _move(stage: Stage) -> None:
             weight.add_(torch.from_numpy(step), alpha=1e-3)
 
 
-def _apart(stage: Stage, single: Objective, batch: Batch) -> tuple[dict[str, Tensor], int]:
+def _apart(stage: Stage, single: Objective | ForwardObjective, batch: Batch) -> tuple[dict[str, Tensor], int]:
     """The mean gradient of single (edge, prompt) pairs, each with an evaluation of its own; and their number."""
     total: dict[str, Tensor] = {}
     if batch.forward is not None:
@@ -66,7 +67,7 @@ def _apart(stage: Stage, single: Objective, batch: Batch) -> tuple[dict[str, Ten
         for edge, prompt in np.argwhere(batch.keep_EP).tolist():
             keep_EP = np.zeros_like(batch.keep_EP)
             keep_EP[edge, prompt] = True
-            parts.append((replace(batch, keep_EP=keep_EP), [prompt]))
+            parts.append((replace(batch, keep_EP=keep_EP, place_P=None), [prompt]))
         count = len(parts)
     for part, prompts in parts:
         for name, gradient in stage.gradient(single, part, prompts).items():

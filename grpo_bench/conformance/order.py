@@ -121,7 +121,7 @@ def _support(subject: Subject) -> Finding:
         forest, group_NP = scored.forest, scored.credit.group_NP
         below_N = forest.descendant_NL.sum(axis=1)
         mean_NP = forest.descendant_NL @ scored.reward_LP / below_N[:, None]
-        open_N = np.isin(np.arange(forest.nodes), forest.leaves_L) if forest.forward_draws else forest.trained_N
+        open_N = np.isin(np.arange(forest.nodes), forest.judged_E)
         for prompt in range(len(PROMPTS)):
             for group in np.unique(group_NP[open_N & (group_NP[:, prompt] >= 0), prompt]).tolist():
                 member = np.flatnonzero(open_N & (group_NP[:, prompt] == group))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import get_args
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ import torch
 from grpo_bench.conformance.finding import Finding
 from grpo_bench.conformance.subject import ITERATIONS, SEED, Subject
 from grpo_bench.forest.forest import Forest
-from grpo_bench.method import Need
-from grpo_bench.training.planning import plan_forest
+from grpo_bench.method import CURRENT
+from grpo_bench.training.planning import known_needs, plan_forest
 
 ORDER = (0, 1, 2, 3, 57, 2, 0, 57)
 """Iterations of one instance, not in order: a resumed run plans iteration 0 again for its warm-up."""
@@ -48,29 +47,33 @@ def _faults(subject: Subject, forest: Forest) -> Iterator[str]:
             f"plan: the edge into node {node} makes the last step ({forest.steps - 1}) stochastic, but the last "
             "transition is always deterministic and never trained; pass train_last=schedule.train_last to the builder"
         )
-    if forest.forward_draws and forest.trained_edges:
+    if subject.forward and forest.trained_edges:
         yield (
-            f"plan: the forest has both {forest.trained_edges} trained edges and forward_draws = "
-            f"{forest.forward_draws}; a method trains on one or the other"
+            f"plan: the forest has {forest.trained_edges} trained edges, and a forward method trains none; make them "
+            "untrained, or derive the method from Method"
         )
-    if not forest.forward_draws and not forest.trained_edges:
-        yield "plan: the forest trains nothing; mark edges as trained, or set forward_draws"
+    if not subject.forward and not forest.trained_edges:
+        yield "plan: the forest trains nothing; mark edges as trained, or derive the method from ForwardMethod"
 
 
 def _declarations(subject: Subject) -> Iterator[str]:
     method = subject.method()
-    unknown = sorted(set(method.needs) - set(get_args(Need)))
+    known = known_needs(method)
+    unknown = sorted(set(method.needs) - known)
     if unknown:
-        yield f"needs: {unknown[0]!r} is nothing the engine has; known: {', '.join(get_args(Need))}"
+        yield f"needs: {unknown[0]!r} is nothing the engine has; known: {', '.join(sorted(known))}"
+    if method.samples_with not in {CURRENT, *method.averages}:
+        yield f"samples_with: {method.samples_with!r} is none of its averages ({', '.join(method.averages) or 'none'})"
     if not 0 < method.clip_scale < float("inf"):
         yield f"clip_scale: {method.clip_scale} is no half-width of a clip; use a positive number"
-    for iteration in ITERATIONS:
-        decay = method.behaviour_decay(iteration)
-        if not 0 <= decay < 1:
-            yield (
-                f"behaviour_decay: {decay} after iteration {iteration}, but the old policy keeps a share of itself "
-                "from 0 to below 1"
-            )
+    for name, decay_of in method.averages.items():
+        for iteration in ITERATIONS:
+            decay = decay_of(iteration)
+            if not 0 <= decay < 1:
+                yield (
+                    f"averages: the decay of {name!r} is {decay} after iteration {iteration}, but an average keeps a "
+                    "share of itself from 0 to below 1"
+                )
 
 
 def _repeated(subject: Subject) -> list[str]:

@@ -81,7 +81,7 @@ def table_of(schedule: Schedule) -> dict[str, object]:
 
 def _forest_digest(forest: Forest) -> str:
     noise = None if forest.noise_T is None else forest.noise_T.tolist()
-    said = f"{forest.sibling_noise} {noise} {forest.forward_draws}".encode()
+    said = f"{forest.sibling_noise} {noise}".encode()
     arrays = (forest.sigmas, forest.parent_N, forest.depth_N, forest.stochastic_N, forest.trained_N)
     return _digest([*arrays, np.frombuffer(said, np.uint8)])
 

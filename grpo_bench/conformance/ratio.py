@@ -35,8 +35,8 @@ def check_ratio(subject: Subject) -> Iterator[Finding]:
         return
     places = stages(subject)
     yield _ratio(subject, places, Likelihood())
-    if subject.method().gaussian_mean_only:
-        yield Finding("ratio-sum", None, "the method is defined for the mean log-prob only (gaussian_mean_only)")
+    if "mean_log_prob" in subject.method().needs:
+        yield Finding("ratio-sum", None, "the method is defined for the mean log-prob only (it needs mean_log_prob)")
     else:
         yield _ratio(subject, places, Likelihood("sum"))
     yield from _noise(subject, places[0])

@@ -17,9 +17,9 @@ from grpo_bench.conformance.subject import SEED, Subject
 from grpo_bench.evaluation.evaluator import Evaluation
 from grpo_bench.forest.rollout import Rollout
 from grpo_bench.store.run import RunStore
+from grpo_bench.training.loop import Progress
 from grpo_bench.training.planning import plan_forest
 from grpo_bench.training.run import start
-from grpo_bench.training.trainer import Progress
 
 ITERATIONS, STOP = 3, 2
 

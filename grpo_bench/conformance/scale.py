@@ -13,7 +13,7 @@ from grpo_bench.conformance.stage import ADVANTAGE_CLIP
 from grpo_bench.conformance.subject import SEED, Subject
 from grpo_bench.forest.rollout import Rollout
 from grpo_bench.method import Method, MethodConfig
-from grpo_bench.training.objective import default_clip
+from grpo_bench.training.losses.edges import default_clip
 from grpo_bench.training.planning import plan_forest
 from grpo_bench.training.slope import slopes
 from grpo_bench.workloads.shapes.scenes import prompts as built_in
@@ -95,7 +95,7 @@ def _scale(
     method: Method[MethodConfig],
     iteration: int,
     prompts: tuple[str, ...] = PROMPTS,
-    latent: tuple[int, int, int] = (1, 1, 1),
+    latent: tuple[int, ...] = (1, 1, 1),
 ) -> tuple[float, float]:
     """Of one iteration, whose rewards have spread in every group; and how its pull correlates with them."""
     schedule = subject.schedule

@@ -71,9 +71,6 @@ def rewards(turn: int, forest: Forest) -> Floats:
 
 
 def judged(scored: Scored, prompt: int) -> Ints:
-    """Nodes whose advantage trains something: trained edges that are kept, or the leaves of forward draws."""
-    if scored.forest.forward_draws:
-        return scored.forest.leaves_L
-    keep_NP = scored.credit.keep_NP
-    kept_N = scored.forest.trained_N if keep_NP is None else scored.forest.trained_N & keep_NP[:, prompt]
-    return np.flatnonzero(kept_N)
+    """Nodes whose advantage trains something: trained edges that are kept, or a forward method's leaves."""
+    node_E, keep_NP = scored.forest.judged_E, scored.credit.keep_NP
+    return node_E if keep_NP is None or not scored.forest.trained_edges else node_E[keep_NP[node_E, prompt]]

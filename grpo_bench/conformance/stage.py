@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -11,17 +11,18 @@ from torch import Tensor
 
 from grpo_bench.conformance.subject import SEED, Subject
 from grpo_bench.forest.forest import Forest
-from grpo_bench.forest.rollout import Credit, Floats, Rollout
+from grpo_bench.forest.rollout import Floats
+from grpo_bench.forest.schedule import Schedule
 from grpo_bench.metering.ledger import Ledger
-from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
+from grpo_bench.method import Draws, EdgeBatch, ForwardBatch, ForwardMethod, Method, MethodConfig
 from grpo_bench.policies.base import Policy
-from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.gaussian import GAUSSIAN_MEAN, Likelihood
 from grpo_bench.sampling.handle import Metered
 from grpo_bench.sampling.noise import Noise
-from grpo_bench.training.behaviour import Behaviour
 from grpo_bench.training.handed import tensors, written
-from grpo_bench.training.objective import Batch, Diagnostics, Objective, default_clip
+from grpo_bench.training.iteration import Experience, Learner, experience, kept_averages
+from grpo_bench.training.losses.edges import Batch, Diagnostics, Objective, default_clip
+from grpo_bench.training.losses.forward import ForwardObjective
 from grpo_bench.training.planning import plan_forest, sampling_schedule
 from grpo_bench.training.session import load_policy, splits
 
@@ -37,18 +38,10 @@ def mean_number(leaf_LPZ: Tensor, prompts: Sequence[str]) -> Floats:
 
 
 @dataclass(frozen=True)
-class Iteration:
-    """One iteration up to its updates: forest, latents, credit, and what the objective trains on.
+class Iteration(Experience):
+    """`planned` is the forest as it was before the method's credit saw it."""
 
-    `planned` is the forest as it was before the method's credit saw it.
-    """
-
-    forest: Forest
     planned: Forest
-    grown: Trajectories
-    credit: Credit
-    weight_N: Floats | None
-    batch: Batch
 
 
 class Stage:
@@ -77,19 +70,18 @@ class Stage:
         likelihood: Likelihood = GAUSSIAN_MEAN,
     ) -> Iteration:
         """Plan, grow, score and credit one iteration."""
-        forest, noise = plan_forest(method, SEED, iteration, self.schedule), self.noise(iteration)
+        forest = plan_forest(method, SEED, iteration, self.schedule)
         planned = replace(forest)
-        handle = self.handle(ledger)
-        old_mean = "old_mean" in method.needs
-        grown = grow(forest, self.schedule, handle, self.conditioning, noise, likelihood=likelihood, old_mean=old_mean)
-        reward_LP, logp_NP = reward(grown.leaf_LPZ, self.prompts), np.zeros((forest.nodes, len(self.prompts)))
-        logp_NP[forest.trained_edges_E] = grown.logp_EP.numpy()
-        credit = method.credit(Rollout(forest, {"r": reward_LP}, logp_NP, prompts=self.prompts))
-        weight_N = method.weights(forest, self.schedule)
-        batch = Batch.credited(
-            forest, self.schedule, grown, self.conditioning, credit, weight_N, noise, advantage_clip=ADVANTAGE_CLIP
+        learner = self.learner(method, ledger, likelihood)
+        made = experience(
+            learner,
+            forest,
+            self.prompts,
+            lambda place_P: self.conditioning,
+            lambda leaf_LPZ, prompts: {"r": reward(leaf_LPZ, prompts)},
+            iteration,
         )
-        return Iteration(forest, planned, grown, credit, weight_N, batch)
+        return Iteration(**{part.name: getattr(made, part.name) for part in fields(made)}, planned=planned)
 
     def handle(self, ledger: Ledger) -> Metered:
         """The policy, charged to a ledger."""
@@ -104,25 +96,42 @@ class Stage:
         edge_E = forest.transitions(self.schedule, forest.trained_edges_E)
         return float(np.max(np.abs(edge_E.v) / edge_E.std, initial=1.0))
 
+    def learner(
+        self,
+        method: Method[MethodConfig],
+        ledger: Ledger,
+        likelihood: Likelihood = GAUSSIAN_MEAN,
+        train_batch: int = 64,
+    ) -> Learner:
+        """The engine's parts for a method; its averages are the policy as it is now."""
+        return Learner(
+            method=method,
+            policy=self.policy,
+            schedule=self.schedule,
+            handle=self.handle(ledger),
+            likelihood=likelihood,
+            averages=kept_averages(self.policy, method),
+            ledger=ledger,
+            seed=SEED,
+            clip=default_clip(int(np.prod(self.policy.latent_shape))),
+            advantage_clip=ADVANTAGE_CLIP,
+            beta=0.0,
+            train_batch=train_batch,
+        )
+
     def objective(
         self,
         method: Method[MethodConfig],
         ledger: Ledger,
         likelihood: Likelihood = GAUSSIAN_MEAN,
         train_batch: int = 64,
-    ) -> Objective:
+    ) -> Objective | ForwardObjective:
         """The engine's objective for a method, with the current policy as the old one."""
-        return Objective(
-            method,
-            self.handle(ledger),
-            likelihood,
-            clip=default_clip(int(np.prod(self.policy.latent_shape))),
-            beta=0.0,
-            train_batch=train_batch,
-            behaviour=Behaviour(self.policy, wanted="old_policy" in method.needs),
-        )
+        return self.learner(method, ledger, likelihood, train_batch).objective
 
-    def gradient(self, objective: Objective, batch: Batch, prompts: Sequence[int] | None = None) -> dict[str, Tensor]:
+    def gradient(
+        self, objective: Objective | ForwardObjective, batch: Batch, prompts: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
         """The loss's gradient by weight name, float64; the policy's own gradients are cleared."""
         chosen = np.arange(len(self.prompts)) if prompts is None else np.array(prompts)
         objective.accumulate(batch, chosen, Diagnostics.empty(batch.forest.steps))
@@ -148,8 +157,8 @@ class Recorder(Method[MethodConfig]):
         self._inner = inner
         self.name = inner.name  # type: ignore[misc]
         self.needs, self.clip_scale = inner.needs, inner.clip_scale
+        self.averages, self.samples_with = inner.averages, inner.samples_with
         self.edges: list[EdgeBatch] = []
-        self.draws: list[ForwardBatch] = []
 
     def plan(self, *args: object) -> Forest:
         """Not asked: the forest has been planned."""
@@ -167,11 +176,23 @@ class Recorder(Method[MethodConfig]):
         _check_unwritten(before, batch, self._inner.name)
         return loss
 
+
+class ForwardRecorder(Recorder, ForwardMethod[MethodConfig]):
+    """The same of a forward method."""
+
+    def __init__(self, inner: ForwardMethod[MethodConfig]) -> None:
+        super().__init__(inner)
+        self._forward, self.given = inner, list[ForwardBatch]()
+
+    def draws(self, schedule: Schedule) -> Draws:
+        """See `ForwardMethod.draws`."""
+        return self._forward.draws(schedule)
+
     def forward_loss(self, batch: ForwardBatch) -> Tensor:
-        """See `Method.forward_loss`."""
-        self.draws.append(batch)
+        """See `ForwardMethod.forward_loss`."""
+        self.given.append(batch)
         before = _copied(batch)
-        loss = self._inner.forward_loss(batch)
+        loss = self._forward.forward_loss(batch)
         _check_unwritten(before, batch, self._inner.name)
         return loss
 

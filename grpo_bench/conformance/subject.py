@@ -9,7 +9,7 @@ from functools import cached_property
 from grpo_bench.config import RunConfig, build, validated
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.schedule import Schedule
-from grpo_bench.method import Method, MethodConfig
+from grpo_bench.method import ForwardMethod, Method, MethodConfig
 from grpo_bench.registry import METHODS, WORKLOADS
 from grpo_bench.sources import sources_of
 from grpo_bench.training.planning import plan_forest, plan_schedule
@@ -90,4 +90,4 @@ class Subject:
     @cached_property
     def forward(self) -> bool:
         """Whether the method trains on the forward process instead of on edges."""
-        return self.forest(0).forward_draws > 0
+        return isinstance(self.method(), ForwardMethod)

@@ -12,7 +12,7 @@ from torch import Tensor
 from grpo_bench.conformance.finding import Finding
 from grpo_bench.conformance.subject import Subject
 from grpo_bench.method import EdgeBatch, Method, MethodConfig
-from grpo_bench.training.objective import default_clip
+from grpo_bench.training.losses.edges import default_clip
 
 SHIFT = 0.5
 """Of the log-prob, thousands of times what any released clip allows."""

@@ -12,8 +12,8 @@ from grpo_bench.metering.ledger import Ledger
 from grpo_bench.policies.base import Policy
 from grpo_bench.sampling.handle import Metered
 from grpo_bench.store.run import RunStore
+from grpo_bench.training.averages import Ema
 from grpo_bench.training.checkpoint import EMA
-from grpo_bench.training.ema import Ema
 
 
 def compare(

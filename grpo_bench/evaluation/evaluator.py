@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,13 +15,16 @@ from grpo_bench.errors import Diverged
 from grpo_bench.evaluation.diversity import Images, across_prompts, per_prompt, tripwires
 from grpo_bench.evaluation.scoring import Rewards, score_parts
 from grpo_bench.forest.builders import chains
-from grpo_bench.forest.rollout import Floats
+from grpo_bench.forest.rollout import Floats, Ints
 from grpo_bench.metering.ledger import Role
 from grpo_bench.policies.base import Policy
 from grpo_bench.sampling.engine import grow
 from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import EVALUATION, Noise, Purpose, generator
+
+if TYPE_CHECKING:
+    from grpo_bench.training.ranks import Ranks
 
 PROBE_SIGMAS = (0.95, 0.75, 0.5, 0.25)
 PROBE_PROMPTS = 8
@@ -61,21 +65,24 @@ def sample(
     decode_batch: int,
     role: Role = "eval",
     noise: int = 0,
+    place_P: Ints | None = None,
 ) -> Images:
     """Images (P, I, H, W, 3) of the policy as it is, by deterministic steps from an evaluation noise, by its number.
+
+    With `place_P` of those prompts only, whose features `conditioning` then has.
 
     Raises:
         Diverged: an image is not finite.
     """
     schedule = make_schedule(policy.grid(settings.steps), "ode")
     forest = chains(schedule.sigmas, settings.images, np.zeros(schedule.steps, dtype=bool))
-    drawn = Noise(settings.seed, _stream(noise), prompts, policy.latent_shape)
+    drawn = Noise(settings.seed, _stream(noise), prompts, policy.latent_shape, place_P)
     leaf_LPZ = grow(forest, schedule, handle, conditioning, drawn, role=role).leaf_LPZ
     if not bool(torch.isfinite(leaf_LPZ).all()):
         raise Diverged("the policy gave a NaN or Inf while sampling evaluation images")
     latent_BZ = leaf_LPZ.transpose(0, 1).flatten(0, 1)
     pixels = [to_bytes(policy.decode(chunk)) for chunk in latent_BZ.split(decode_batch)]
-    return np.concatenate(pixels).reshape(len(prompts), settings.images, *pixels[0].shape[1:])
+    return np.concatenate(pixels).reshape(-1, settings.images, *pixels[0].shape[1:])
 
 
 def _stream(noise: int) -> int:
@@ -106,8 +113,9 @@ class Evaluator:
         weights: dict[str, float],
         gold: str,
         decode_batch: int,
+        ranks: Ranks,
     ) -> None:
-        self._policy, self._handle, self.conditioning = policy, handle, conditioning
+        self._policy, self._handle, self.conditioning, self._ranks = policy, handle, conditioning, ranks
         self.prompts, self._settings, self._rewards = tuple(prompts), settings, rewards
         self._weights, self._gold, self._decode_batch = weights, gold, decode_batch
         self._probe = self._probe_states()
@@ -126,7 +134,8 @@ class Evaluator:
             columns |= {f"spread/{name}": float(score_PI[name].std()) for name in self._weights}
         columns["proxy"] = sum(weight * columns[f"reward/{name}"] for name, weight in self._weights.items())
         columns["gold"] = columns[f"reward/{self._gold}"] if self._gold else columns["proxy"]
-        columns["base_distance"] = self._base_distance()
+        if self._ranks.first:  # the others store no point, and each evaluation is charged once
+            columns["base_distance"] = self._base_distance()
         flat = images.reshape(-1, *images.shape[2:])
         prompt_B = np.repeat(np.arange(len(self.prompts)), images.shape[1])
         columns |= per_prompt(flat, prompt_B) | across_prompts(flat, prompt_B) | tripwires(flat)
@@ -141,24 +150,34 @@ class Evaluator:
         return _by_prompt(self._score(self._sample(noise)))
 
     def _sample(self, noise: int) -> Images:
-        return sample(
-            self._policy,
-            self._handle,
-            self.conditioning,
-            self.prompts,
-            self._settings,
-            decode_batch=self._decode_batch,
-            noise=noise,
-        )
+        """Of all prompts, each drawn by the rank that it belongs to."""
+        ranks, count = self._ranks, len(self.prompts)
+        place_P = ranks.share(np.arange(count))
+        with ranks.together():
+            images = sample(
+                self._policy,
+                self._handle,
+                self.conditioning.select(torch.as_tensor(place_P, device=self._policy.device)),
+                self.prompts,
+                self._settings,
+                decode_batch=self._decode_batch,
+                noise=noise,
+                place_P=place_P,
+            )
+        return ranks.rows(images, place_P, count)
 
     def _score(self, images: Images) -> Mapping[str, Floats]:
-        """Scores (P, I) by reward and component."""
-        flat = images.reshape(-1, *images.shape[2:])
-        names = [prompt for prompt in self.prompts for _ in range(images.shape[1])]
+        """Scores (P, I) by reward and component, each prompt's by the rank that it belongs to."""
+        ranks, count = self._ranks, len(self.prompts)
+        place_P = ranks.share(np.arange(count))
+        own = images[place_P]
+        flat = own.reshape(-1, *own.shape[2:])
+        names = [self.prompts[place] for place in place_P for _ in range(own.shape[1])]
         found: dict[str, Floats] = {}
-        for reward in self._rewards.values():
-            found |= score_parts(reward, to_images(flat, self._policy.device), names)
-        return {name: score_B.reshape(images.shape[:2]) for name, score_B in found.items()}
+        with ranks.together():
+            for reward in self._rewards.values():
+                found |= score_parts(reward, to_images(flat, self._policy.device), names)
+        return {name: ranks.rows(score_B.reshape(own.shape[:2]), place_P, count) for name, score_B in found.items()}
 
     def _probe_states(self) -> list[tuple[float, Tensor, Tensor]]:
         """Fixed (sigma, states, prompt rows): the base's own samples, noised to a few levels (RULES.md, Evaluation)."""

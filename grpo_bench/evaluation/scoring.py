@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from grpo_bench.config import RewardSection, validated
@@ -39,15 +40,63 @@ def make_rewards(names: Sequence[str], section: RewardSection) -> Rewards:
     return made
 
 
-def score(reward: Reward[RewardConfig], images_BCHW: Tensor, prompts: Sequence[str]) -> Floats:
-    """The reward's scores (B,), float64.
+class Scoring:
+    """Scores of images that come in chunks, of which each reward is asked for `config.batch` at once.
 
-    Raises:
-        UserError: the reward returned another shape, no real numbers, or a score outside its range.
-        PluginFailed: it raised something.
-        Diverged: a score is NaN or infinite.
+    Args:
+        rewards: by name.
+        prompts: of all images that will come, in order.
     """
-    return checked(reward.name, reward.judge(images_BCHW, prompts)[reward.name], reward.range)
+
+    def __init__(self, rewards: Rewards, prompts: Sequence[str]) -> None:
+        self._rewards, self._prompts, self._images = rewards, prompts, 0
+        self._waiting: dict[str, list[Tensor]] = {name: [] for name in rewards}
+        self._scored: dict[str, list[Tensor]] = {name: [] for name in rewards}
+
+    def add(self, images_BCHW: Tensor) -> None:
+        """Images that follow those before; what fills a batch is scored.
+
+        Raises:
+            UserError: a reward returned another shape, or no real numbers.
+            PluginFailed: it raised something.
+        """
+        self._images += len(images_BCHW)
+        for name, reward in self._rewards.items():
+            self._waiting[name].append(images_BCHW)
+            while sum(map(len, self._waiting[name])) >= reward.config.batch:
+                self._score(name, reward.config.batch)
+
+    def done(self) -> dict[str, Floats]:
+        """Every image's scores by reward, float64.
+
+        Raises:
+            ValueError: there were not as many images as prompts.
+            UserError: as `add`; or a score outside its reward's range.
+            PluginFailed: a reward raised something.
+            Diverged: a score is NaN or infinite.
+        """
+        if self._images != len(self._prompts):
+            raise ValueError(f"{self._images} images need as many prompts, not {len(self._prompts)}")
+        found = {}
+        for name, reward in self._rewards.items():
+            if self._waiting[name]:
+                self._score(name, sum(map(len, self._waiting[name])))
+            found[name] = checked(name, torch.cat(self._scored[name]), reward.range)
+        return found
+
+    def _score(self, name: str, count: int) -> None:
+        images_BCHW = torch.cat(self._waiting[name])
+        first = sum(map(len, self._scored[name]))
+        prompts = self._prompts[first : first + count]
+        self._scored[name].append(self._rewards[name].judge(images_BCHW[:count], prompts)[name])
+        self._waiting[name] = [images_BCHW[count:]] if len(images_BCHW) > count else []
+
+
+def score(reward: Reward[RewardConfig], images_BCHW: Tensor, prompts: Sequence[str]) -> Floats:
+    """One reward's scores (B,) of images that are all there; raises as `Scoring`."""
+    scoring = Scoring({reward.name: reward}, prompts)
+    scoring.add(images_BCHW)
+    return scoring.done()[reward.name]
 
 
 def score_parts(reward: Reward[RewardConfig], images_BCHW: Tensor, prompts: Sequence[str]) -> dict[str, Floats]:

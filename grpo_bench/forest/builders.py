@@ -27,7 +27,6 @@ def chains(
     train_last: bool = False,
     stride: Stride = 1,
     noise_T: ArrayLike | None = None,
-    forward_draws: int = 0,
 ) -> Forest:
     """`group` chains, stochastic at the steps where `stochastic` (T bools) is True.
 
@@ -61,9 +60,7 @@ def chains(
         child_D = np.flatnonzero(shape.depth_N == step + 1)
         column = trained_GT[:, step]
         trained_N[child_D] = column if child_D.size == group else column.any()
-    return Forest(
-        grid, shape.parent_N, shape.depth_N, shape.stochastic_N, trained_N, None, _factors(noise_T), forward_draws
-    )
+    return Forest(grid, shape.parent_N, shape.depth_N, shape.stochastic_N, trained_N, None, _factors(noise_T))
 
 
 def branching(

@@ -40,7 +40,6 @@ class Forest:
         sibling_noise: None for independent siblings, else the s of BranchGRPO's (xi_0 + s eta_b) / sqrt(1 + s^2),
             whose siblings correlate by 1 / (1 + s^2).
         noise_T: (T,) float64, what the kernel's noise level is multiplied by on edges from each grid point; None: 1.
-        forward_draws: forward-process samples a leaf is trained on (DiffusionNFT), else 0.
 
     Arrays are copied and read-only. Two forests are compared with `same_as`.
 
@@ -55,7 +54,6 @@ class Forest:
     trained_N: Bools
     sibling_noise: float | None = None
     noise_T: Floats | None = None
-    forward_draws: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", check_sigmas(self.sigmas))
@@ -75,19 +73,16 @@ class Forest:
             )
         if self.noise_T is not None:
             object.__setattr__(self, "noise_T", _frozen(check_noise(self.noise_T, self.steps)))
-        if self.forward_draws < 0:
-            raise UserError(f"forward_draws counts samples a leaf, got {self.forward_draws}: use 0 or more")
         check_topology(self.steps, self.parent_N, self.depth_N)
         check_edges(self.parent_N, self.depth_N, self.stochastic_N, self.trained_N)
 
     def same_as(self, other: Forest) -> bool:
-        """Whether both forests are equal array for array, and in their noise and forward draws."""
+        """Whether both forests are equal array for array, and in their noise."""
         ours, theirs = (np.ones(forest.steps) if forest.noise_T is None else forest.noise_T for forest in (self, other))
         return (
             all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("sigmas", *_COLUMNS))
             and self.sibling_noise == other.sibling_noise
             and np.array_equal(ours, theirs)
-            and self.forward_draws == other.forward_draws
         )
 
     @property
@@ -266,6 +261,11 @@ class Forest:
         return _frozen(np.flatnonzero(self.trained_N))
 
     @property
+    def judged_E(self) -> Ints:
+        """The nodes whose advantages train something: trained edges, or where none is (forward methods) the leaves."""
+        return self.trained_edges_E if self.trained_edges else self.leaves_L
+
+    @property
     def trained_edges(self) -> int:
         """Edges that may get a gradient, before any pruning."""
         return int(self.trained_edges_E.size)
@@ -302,8 +302,8 @@ class Forest:
 
     @property
     def train_nfe(self) -> int:
-        """Evaluations with a gradient before pruning: one a parent of trained edges, and the leaves' forward draws."""
-        return int(self.trained_parents.size) + self.forward_draws * self.images
+        """Evaluations with a gradient before pruning: one a parent of trained edges."""
+        return int(self.trained_parents.size)
 
     def kept_cost(self, keep_NP: Bools) -> tuple[int, int]:
         """(train_nfe, trained_edges) in total over P prompts, when only the trained edges in `keep_NP` are kept.
@@ -319,8 +319,7 @@ class Forest:
         kept_EP = keep_NP[self.trained_edges_E]
         used_NP = np.zeros_like(keep_NP)
         np.logical_or.at(used_NP, self.parent_N[self.trained_edges_E], kept_EP)
-        forward = self.forward_draws * self.images * keep_NP.shape[1]
-        return int(np.count_nonzero(used_NP)) + forward, int(np.count_nonzero(kept_EP))
+        return int(np.count_nonzero(used_NP)), int(np.count_nonzero(kept_EP))
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,9 +79,9 @@ def _wavy(line_ES2: Points, height: float) -> Points:
     return wavy_ES2
 
 
-def fans(layout: Layout, forest: Forest, reach: float) -> Points:
+def fans(layout: Layout, forest: Forest, draws: int, reach: float) -> Points:
     """(leaves x draws, 2, 2) rays from every leaf: its forward-process draws."""
-    spread_D = np.linspace(0.42, -0.42, forest.forward_draws) if forest.forward_draws > 1 else np.zeros(1)
+    spread_D = np.linspace(0.42, -0.42, draws) if draws > 1 else np.zeros(1)
     start_L2 = layout.point_N2[forest.leaves_L]
     end_LD2 = start_L2[:, None] + np.stack([np.full(spread_D.size, reach), spread_D * layout.spacing], axis=1)
     return np.stack([np.broadcast_to(start_L2[:, None], end_LD2.shape), end_LD2], axis=2).reshape(-1, 2, 2)

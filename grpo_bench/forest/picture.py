@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.layout import Layout, edges, fans, place
 from grpo_bench.forest.sketch import Sketch
 from grpo_bench.forest.strokes import BAND, BARS, INK, KINDS, QUIET, draw_bar, draw_lines, draw_marks, draw_sign
@@ -110,7 +109,7 @@ def forest_figure(sketches: Sequence[Sketch]) -> Figure:
 
 def _page(sketches: Sequence[Sketch]) -> _Page:
     columns = 1 if len(sketches) == 1 else 2 if len(sketches) <= 4 else 3
-    fan = FAN if any(sketch.forest.forward_draws for sketch in sketches) else 0.0
+    fan = FAN if any(sketch.draws for sketch in sketches) else 0.0
     texts = [len(_counts(sketch, brief=columns > 1)) for sketch in sketches]
     row_lines = tuple(max(texts[first : first + columns]) for first in range(0, len(texts), columns))
     if columns == 1:
@@ -127,7 +126,7 @@ def _panel(axes: Axes, page: _Page, sketches: Sequence[Sketch], index: int, corn
     name = clean_text(sketch.title or sketch.name, 40)
     axes.text(left, top - 9, name, color=colour, fontsize=10.5, fontweight="bold", va="center", parse_math=False)
     origin = np.array([left + GUTTER, top - TITLE - page.plot_height])
-    _columns(axes, page, sketch.forest, origin)
+    _columns(axes, page, sketch, origin)
     layout = place(sketch.forest, page.plot_width, page.plot_height)
     _draw_edges(axes, sketch, layout, origin, f"{index}/")
     _draw_nodes(axes, sketch, layout, origin)
@@ -139,10 +138,11 @@ def _panel(axes: Axes, page: _Page, sketches: Sequence[Sketch], index: int, corn
         axes.text(left, line - LINE * row, text, fontsize=7, color=INK if row == 0 else QUIET, va="center")
 
 
-def _columns(axes: Axes, page: _Page, forest: Forest, origin: NDArray[np.float64]) -> None:
+def _columns(axes: Axes, page: _Page, sketch: Sketch, origin: NDArray[np.float64]) -> None:
     """A band every other step, the steps' numbers below, and which end is which."""
     from matplotlib.patches import Rectangle
 
+    forest = sketch.forest
     wide, every = page.plot_width / forest.steps, 1
     while wide * every < (7 if forest.steps <= 10 else 12):
         every *= 5 if every == 1 else 2
@@ -154,7 +154,7 @@ def _columns(axes: Axes, page: _Page, forest: Forest, origin: NDArray[np.float64
             axes.text(x + wide / 2, origin[1] - 6, str(step), fontsize=6.5, color=QUIET, ha="center", va="center")
     axes.text(origin[0], origin[1] - 6, "step", fontsize=6.5, color=QUIET, ha="right", va="center")
     middle = origin[1] + page.plot_height / 2
-    right = origin[0] + page.plot_width + (FAN if forest.forward_draws else 0) + 7
+    right = origin[0] + page.plot_width + (FAN if sketch.draws else 0) + 7
     for x, word in ((origin[0] - 7, "noise"), (right, "images")):
         axes.text(x, middle, word, fontsize=6.5, color=QUIET, rotation=90, ha="center", va="center")
 
@@ -180,8 +180,8 @@ def _draw_edges(axes: Axes, sketch: Sketch, layout: Layout, origin: NDArray[np.f
         images_E = leaves_N[nodes_E] if kind == "ode" else np.ones(nodes_E.size, dtype=np.int64)
         room_E = layout.spacing * images_E.astype(np.float64)
         draw_lines(axes, kind, lines_ES2, room_E, colour, gid + kind)
-    if forest.forward_draws:
-        rays_D22 = fans(layout, forest, FAN - 4) + origin
+    if sketch.draws:
+        rays_D22 = fans(layout, forest, sketch.draws, FAN - 4) + origin
         draw_lines(axes, "draws", rays_D22, np.full(len(rays_D22), layout.spacing), colour, gid + "draws")
 
 
@@ -202,9 +202,9 @@ def _draw_nodes(axes: Axes, sketch: Sketch, layout: Layout, origin: NDArray[np.f
 def _counts(sketch: Sketch, *, brief: bool) -> list[str]:
     """The costs per prompt in words, short enough for the panel."""
     forest = sketch.forest
-    draws = f", {forest.forward_draws} forward draws a leaf" if forest.forward_draws else ""
+    draws = f", {sketch.draws} forward draws a leaf" if sketch.draws else ""
     frozen = f" + {sketch.reference_nfe:,} reference" if sketch.frozen else ""
-    evaluations = f"{forest.rollout_nfe:,} rollout + {forest.train_nfe:,} training{frozen} evaluations"
+    evaluations = f"{forest.rollout_nfe:,} rollout + {sketch.train_nfe:,} training{frozen} evaluations"
     made = f"{forest.trained_edges:,} trained edges, {forest.images:,} images{draws}"
     said = [evaluations, made] if brief else [f"per prompt: {evaluations}, {made}"]
     if sketch.prunes:
@@ -217,7 +217,7 @@ def _bar(axes: Axes, page: _Page, sketches: Sequence[Sketch], index: int, start:
     """What the forest costs beside the dearest one."""
     sketch, first = sketches[index], sketches[0]
     scale = 0.56 * page.panel_width / max(other.nfe for other in sketches)
-    parts = (sketch.forest.rollout_nfe, sketch.reference_nfe, TRAIN_WEIGHT * sketch.forest.train_nfe)
+    parts = (sketch.forest.rollout_nfe, sketch.reference_nfe, TRAIN_WEIGHT * sketch.train_nfe)
     draw_bar(axes, start, [part * scale for part in parts], method_colour(sketch.name))
     beside = f" = {sketch.nfe / first.nfe:.2f} x {clean_text(first.name, 20)}" if index else ""
     axes.text(
@@ -229,7 +229,7 @@ def _bar(axes: Axes, page: _Page, sketches: Sequence[Sketch], index: int, start:
 def _legend_entries(sketches: Sequence[Sketch]) -> list[tuple[str, str]]:
     """(kind, words) of what occurs in any panel."""
     found = {kind for sketch in sketches for kind in _kinds(sketch)}
-    found |= {"draws" for sketch in sketches if sketch.forest.forward_draws}
+    found |= {"draws" for sketch in sketches if sketch.draws}
     entries = [(kind, words) for kind, words in reversed(KINDS.items()) if kind in found]
     splits = any(sketch.forest.child_count_N.max() > 1 for sketch in sketches)
     entries += [("root", "initial noise"), *([("split", "split")] if splits else []), ("leaf", "image")]

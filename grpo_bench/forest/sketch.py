@@ -17,7 +17,8 @@ class Sketch:
     """One prompt's forest; all costs are exact and per prompt, guidance not counted.
 
     `keep_N` says which trained edges keep their gradient after some example rewards; None: all of them. `frozen` is
-    the number of evaluations without gradient beside each trained one (the reference policy's, an older policy's).
+    the number of evaluations without gradient beside each trained one (the reference policy's, an older policy's),
+    `draws` that of the times each leaf is noised anew for training on the forward process.
 
     Raises:
         UserError: if `keep_N` is not one bool a node.
@@ -27,6 +28,7 @@ class Sketch:
     forest: Forest
     keep_N: Bools | None = None
     frozen: int = 0
+    draws: int = 0
     title: str = ""
     """What a picture writes over it, where that is not its method's name."""
 
@@ -55,9 +57,14 @@ class Sketch:
         return int(np.count_nonzero(self.kept_N))
 
     @property
+    def train_nfe(self) -> int:
+        """Training evaluations before pruning."""
+        return self.forest.train_nfe + self.draws * self.forest.images
+
+    @property
     def kept_train_nfe(self) -> int:
         """Training evaluations that are left after pruning."""
-        return self.forest.kept_cost(self.kept_N[:, None])[0]
+        return self.forest.kept_cost(self.kept_N[:, None])[0] + self.draws * self.forest.images
 
     @property
     def prunes(self) -> bool:
@@ -67,12 +74,12 @@ class Sketch:
     @property
     def reference_nfe(self) -> int:
         """Evaluations of frozen policies, before pruning."""
-        return self.frozen * self.forest.train_nfe
+        return self.frozen * self.train_nfe
 
     @property
     def nfe(self) -> int:
         """The budget's axis, rollout + reference + 3 x train, before pruning (RULES.md, "Budgets")."""
-        return self.forest.rollout_nfe + (self.frozen + TRAIN_WEIGHT) * self.forest.train_nfe
+        return self.forest.rollout_nfe + (self.frozen + TRAIN_WEIGHT) * self.train_nfe
 
     @property
     def kept_nfe(self) -> int:

@@ -24,8 +24,7 @@ from grpo_bench.guard import calling
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.policies.base import Policy
 from grpo_bench.sampling.noise import Purpose, generator
-from grpo_bench.training.experience import gather
-from grpo_bench.training.objective import Batch, Diagnostics
+from grpo_bench.training.losses.edges import Batch, Diagnostics
 from grpo_bench.training.planning import iteration_cost, planned
 from grpo_bench.training.session import Session, iteration_prompts
 from grpo_bench.workloads.gaussian.exact import exact_gradient
@@ -64,7 +63,8 @@ def estimates(session: Session) -> Iterator[Estimate]:
             forest = session.method.plan(int(stream.integers(reach)), stream, session.schedule)
         index_P = iteration_prompts(config.seed, number, len(session.prompts), config.training.prompts)
         before = session.ledger.nfe
-        batch, _ = gather(session, forest, index_P, ESTIMATES + number)
+        made = session.roll_out(forest, index_P, ESTIMATES + number)
+        batch = made.batch
         session.objective.accumulate(batch, np.arange(len(index_P)), Diagnostics.empty(forest.steps))
         gradient = _taken(session.policy)
         if not bool(torch.isfinite(gradient).all()):
@@ -79,7 +79,7 @@ def reached(config: RunConfig, method: Method[MethodConfig], schedule: Schedule)
     """How many iterations a run of the config begins before its counted budget is spent, pruning left out."""
     kind, spent, count = config.budget_kind, 0.0, 0
     while spent < config.budget_amount and count < MOST_ITERATIONS:
-        spent += iteration_cost(planned(method, config.seed, count, schedule), config, method).amount(kind)
+        spent += iteration_cost(planned(method, config.seed, count, schedule), config, method, schedule).amount(kind)
         count += 1
     return max(count, 1)
 
@@ -98,7 +98,7 @@ def _trained(batch: Batch, prompts: int) -> tuple[Floats, Floats]:
     """(share_T, weight_T) of a batch's kept edges, or of its forward draws, whose weight is 1."""
     steps = batch.forest.steps
     if batch.forward is not None:
-        step_M = batch.forward.steps(batch.forward.rows(np.arange(prompts)))
+        step_M = batch.forward.points(batch.forward.rows(np.arange(prompts)))
         weight_M = np.ones(len(step_M))
     else:
         edge_M, _ = np.nonzero(batch.keep_EP)

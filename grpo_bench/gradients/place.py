@@ -63,7 +63,7 @@ def of_run(store: RunStore, like: Identity) -> Place:
     return Place(record.run, checkpoint.path, nfe, content_hash(files, checkpoint.path))
 
 
-_NO_WEIGHTS = ("optimiser.safetensors", "ema.safetensors", "behaviour.safetensors")
+_NO_WEIGHTS = ("optimiser.safetensors", "ema.safetensors", "averages.safetensors", "behaviour.safetensors")
 
 
 def open_at(place: Place, config: RunConfig) -> Session:
@@ -82,7 +82,7 @@ def open_at(place: Place, config: RunConfig) -> Session:
         )
     session.policy.restore(place.checkpoint)
     session.policy.keep_reference()
-    session.behaviour.load(dict(session.policy.parameters()))
+    session.averages.restart()
     return session
 
 

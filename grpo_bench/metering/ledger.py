@@ -10,7 +10,7 @@ import operator
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +31,21 @@ CLOCKED_PHASES: tuple[Phase, ...] = ("plan", "rollout", "decode", "reward", "cre
 """The phases whose sum is `seconds`; setup, evaluation and writing are separate columns."""
 
 T = TypeVar("T")
+
+
+class Together(Protocol):
+    """What the ledger asks of the ranks of a run."""
+
+    @property
+    def world(self) -> int:
+        """How many there are."""
+
+    def sum(self, counts: Sequence[int]) -> list[int]:
+        """Each number summed over the ranks."""
+
+    def most(self, values: Sequence[float]) -> list[float]:
+        """The largest of each number over the ranks."""
+
 
 TRAIN_WEIGHT = 3
 """A forward and a backward pass count as three evaluations on the `nfe` axis."""
@@ -207,6 +222,36 @@ class Ledger:
             **{f"{phase}_seconds": self._seconds[phase] for phase in PHASES},
             "peak_memory_bytes": self._peak_memory_bytes,
         }
+
+    def merge(self, before: Mapping[str, JsonValue], ranks: Together) -> None:
+        """Make what was counted since `before`, this rank's, that of the whole run: sums, and the longest time.
+
+        Every rank makes the same updates, iterations and setup: those are counted once.
+        """
+        if ranks.world == 1:
+            return
+        earlier = Ledger()
+        earlier.load_state_dict(before)
+        roles = [role for role in ROLES if role != "setup"]
+        counters: list[Counter] = ["decodes", "images", "trained_edges"]
+        rewards = sorted(self._reward_calls)
+        counts = ranks.sum(
+            [
+                *(self._nfe[role] - earlier._nfe[role] for role in roles),
+                *(self._counters[name] - earlier._counters[name] for name in counters),
+                *(self._reward_calls[name] - earlier._reward_calls.get(name, 0) for name in rewards),
+            ]
+        )
+        for role in roles:
+            self._nfe[role] = earlier._nfe[role] + counts.pop(0)
+        for name in counters:
+            self._counters[name] = earlier._counters[name] + counts.pop(0)
+        for reward in rewards:
+            self._reward_calls[reward] = earlier._reward_calls.get(reward, 0) + counts.pop(0)
+        seconds = ranks.most([*(self._seconds[phase] - earlier._seconds[phase] for phase in PHASES)])
+        for phase, spent in zip(PHASES, seconds, strict=True):
+            self._seconds[phase] = earlier._seconds[phase] + spent
+        self._peak_memory_bytes = int(ranks.most([self._peak_memory_bytes])[0])
 
     def state_dict(self) -> dict[str, JsonValue]:
         """Everything needed to go on counting after a resume, as JSON; an open phase is not in it yet."""

@@ -6,7 +6,7 @@ Shared here: full or low-rank training, the reference policy, precision, and wei
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
 from grpo_bench.forest.schedule import Grid, Prediction
+from grpo_bench.policies.copies import WeightCopy
 from grpo_bench.policies.texts import Reading, Tokenizer, fixed_batches, read, visiting
 from grpo_bench.sampling.handle import Conditioning
 
@@ -129,24 +130,12 @@ class Policy(ABC):
         """A context in which `predict` is the policy as it was loaded."""
         if self.settings.trainable == "lora":
             return self._without_adapter()
-        return self.carrying(self._frozen)
+        return self._frozen.applied()
 
     def keep_reference(self) -> None:
         """Keep a frozen copy of full weights for `reference`; adapters need none. Call before training."""
         if self.settings.trainable == "full":
-            self._frozen = {name: weight.detach().clone() for name, weight in self.parameters()}
-
-    @contextmanager
-    def carrying(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """The policy carries other values of its trained weights inside, its own again after."""
-        own = {name: weight.data for name, weight in self.parameters()}
-        for name, weight in self.parameters():
-            weight.data = weights[name]
-        try:
-            yield
-        finally:
-            for name, weight in self.parameters():
-                weight.data = own[name]
+            self._frozen = WeightCopy(self.parameters())
 
     def save(self, folder: Path) -> None:
         """Write the trained weights in diffusers' own format: a transformer folder, or LoRA safetensors with alpha."""

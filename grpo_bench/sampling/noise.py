@@ -65,11 +65,15 @@ class Noise:
         iteration: rollouts differ by it; evaluation counts from `EVALUATION`.
         prompts: the batch's prompts, whose texts name the streams.
         shape: the axes of a latent, Z.
+        place_P: which of the prompts are drawn for; default: all.
     """
 
-    def __init__(self, seed: int, iteration: int, prompts: Sequence[str], shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, seed: int, iteration: int, prompts: Sequence[str], shape: tuple[int, ...], place_P: Ints | None = None
+    ) -> None:
         self._seed, self._iteration, self._shape = seed, iteration, shape
-        self._prompt_P = prompt_keys(prompts)
+        # Keys of the whole batch, of which this rank takes its own: a prompt that occurs again has another one.
+        self._prompt_P = prompt_keys(prompts) if place_P is None else prompt_keys(prompts)[place_P]
 
     def stream(self, purpose: Purpose, node: int, prompt: int, draw: int = 0) -> np.random.Generator:
         """The stream of a node (by its key), a prompt (by its place in the batch) and a draw."""

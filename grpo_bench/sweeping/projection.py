@@ -54,7 +54,7 @@ def planned_cost(config: RunConfig) -> Projection:
     kept = sketch.kept_nfe / sketch.nfe
     nfe, used, iterations = 0.0, 0.0, 0
     while iterations < PLANNED:
-        cost = iteration_cost(planned(method, config.seed, iterations, schedule), config, method)
+        cost = iteration_cost(planned(method, config.seed, iterations, schedule), config, method, schedule)
         # Pruning saves training evaluations, after the rewards are known.
         used += cost.amount(kind) * (kept if kind == "nfe" else 1)
         nfe += cost.nfe * kept

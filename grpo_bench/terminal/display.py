@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from grpo_bench.evaluation.evaluator import Evaluation
-    from grpo_bench.training.trainer import Progress
+    from grpo_bench.training.loop import Progress
 
 SPEED_WINDOW = 10
 """Iterations over which the shown speed is averaged."""

@@ -153,7 +153,7 @@ def print_comparison(sketches: Sequence[Sketch], *, console: Console) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column(Text.assemble("x ", plain(first.name, limit=20)), justify="right", no_wrap=True)
     for sketch in sketches:
-        whole = (sketch.reference_nfe, sketch.forest.train_nfe, sketch.forest.trained_edges, sketch.nfe)
+        whole = (sketch.reference_nfe, sketch.train_nfe, sketch.forest.trained_edges, sketch.nfe)
         kept = (sketch.frozen * sketch.kept_train_nfe, sketch.kept_train_nfe, sketch.kept_edges, sketch.kept_nfe)
         rows = [(plain(sketch.name, "bold cyan", 40), "", whole), (Text("  pruned"), "dim", kept)]
         for label, style, (frozen_nfe, train_nfe, edges, nfe) in rows[: 1 + sketch.prunes]:
@@ -163,9 +163,7 @@ def print_comparison(sketches: Sequence[Sketch], *, console: Console) -> None:
     console.print(table)
     notes = [f"{_axis(sketches)}, guidance not counted"]
     notes += [
-        f"{clean_text(sketch.name, 40)}: {sketch.forest.forward_draws} forward draws a leaf"
-        for sketch in sketches
-        if sketch.forest.forward_draws
+        f"{clean_text(sketch.name, 40)}: {sketch.draws} forward draws a leaf" for sketch in sketches if sketch.draws
     ]
     for note in [*notes, *([PRUNING] if any(sketch.prunes for sketch in sketches) else [])]:
         console.print(Text(note, style="dim"))
@@ -178,13 +176,13 @@ def plan_json(sketch: Sketch) -> PlanJson:
         "nodes": forest.nodes,
         "trained_edges": forest.trained_edges,
         "rollout_nfe": forest.rollout_nfe,
-        "train_nfe": forest.train_nfe,
+        "train_nfe": sketch.train_nfe,
         "images": forest.images,
     }
     if sketch.frozen:
         costs["reference_nfe"] = sketch.reference_nfe
-    if forest.forward_draws:
-        costs["forward_draws"] = forest.forward_draws
+    if sketch.draws:
+        costs["forward_draws"] = sketch.draws
     if sketch.prunes:
         costs["kept_edges"], costs["kept_train_nfe"] = sketch.kept_edges, sketch.kept_train_nfe
     return costs
@@ -206,10 +204,10 @@ def _costs(sketch: Sketch, other: Sketch) -> dict[str, tuple[int, int]]:
     return {
         "nodes": (one.nodes, two.nodes),
         "rollout evaluations": (one.rollout_nfe, two.rollout_nfe),
-        "training evaluations": (one.train_nfe, two.train_nfe),
+        "training evaluations": (sketch.train_nfe, other.train_nfe),
         "reference evaluations": (sketch.reference_nfe, other.reference_nfe),
         "trained edges": (one.trained_edges, two.trained_edges),
-        "forward draws a leaf": (one.forward_draws, two.forward_draws),
+        "forward draws a leaf": (sketch.draws, other.draws),
         "images": (one.images, two.images),
         _axis([sketch, other]): (sketch.nfe, other.nfe),
         "training evaluations, pruned": (prunes * sketch.kept_train_nfe, prunes * other.kept_train_nfe),

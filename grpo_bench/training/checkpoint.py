@@ -24,7 +24,7 @@ from grpo_bench.training.session import Session
 
 OPTIMISER = "optimiser.safetensors"
 EMA = "ema.safetensors"
-BEHAVIOUR = "behaviour.safetensors"
+AVERAGES = "averages.safetensors"
 STATE = "state.json"
 
 
@@ -40,7 +40,7 @@ def save(folder: Path, session: Session) -> None:
         session.policy.save(folder)
         save_file(_moments(session), folder / OPTIMISER)
         save_file(session.ema.tensors(), folder / EMA)
-        save_file(session.behaviour.tensors(), folder / BEHAVIOUR)
+        save_file(session.averages.tensors(), folder / AVERAGES)
     with calling(f"method {session.method.name!r}"):
         method = json.loads(json.dumps(session.method.state_dict()))
     state: dict[str, JsonValue] = {
@@ -77,13 +77,21 @@ def load(folder: Path, session: Session) -> None:
     session.policy.restore(folder)
     _load_moments(load_file(folder / OPTIMISER), session)
     session.ema.load(load_file(folder / EMA))
-    session.behaviour.load(load_file(folder / BEHAVIOUR))
+    session.averages.load(_averages(folder, session))
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     session.ledger.load_state_dict(state["ledger"])
     with calling(f"method {session.method.name!r}"):
         session.method.load_state_dict(state["method"])
     session.evaluated_nfe = state["evaluated_nfe"]
     session.credit_log = CreditLog(**state.get("credit_log", {}))  # checkpoints of earlier versions have none
+
+
+def _averages(folder: Path, session: Session) -> dict[str, Tensor]:
+    """The method's averages; earlier versions kept one, without its name."""
+    if (folder / AVERAGES).exists():
+        return load_file(folder / AVERAGES)
+    old = load_file(folder / "behaviour.safetensors")
+    return {f"{name}/{key}": value for name in session.method.averages for key, value in old.items()}
 
 
 @contextmanager

@@ -49,14 +49,14 @@ class CreditLog:
                 f"the method's group_NP has the shape {np.shape(credit.group_NP)}, but its advantages have "
                 f"{slope_NP.shape}; give a group a node and prompt, -1 for none"
             )
-        node_E = forest.leaves_L if forest.forward_draws else forest.trained_edges_E
+        node_E = forest.judged_E
         varied_EP, cell_EP = _compared(forest, rollout.rewards, credit.group_NP[node_E], node_E)
         slope_M = slope_NP[node_E][varied_EP]
         slope_M = slope_M[~np.isnan(slope_M)]
         self.squares, self.terms = self.squares + float(np.square(slope_M).sum()), self.terms + len(slope_M)
         groups, flat = _counted(cell_EP, varied_EP)
         self.flat, self.groups = self.flat + flat, self.groups + groups
-        if not forest.forward_draws:
+        if forest.trained_edges:
             step_E = forest.start_N[node_E]
             for step in np.unique(step_E):
                 groups, flat = _counted(cell_EP[step_E == step], varied_EP[step_E == step])

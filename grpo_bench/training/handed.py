@@ -29,6 +29,7 @@ def handed(batch: EdgeBatch | ForwardBatch, method: str) -> Iterator[None]:
 def tensors(batch: EdgeBatch | ForwardBatch) -> dict[str, Tensor]:
     """The batch's tensors by name."""
     named = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    named |= {f"v_average[{name!r}]": value for name, value in named.get("v_average", {}).items()}
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 

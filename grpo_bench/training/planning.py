@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from grpo_bench.config import RunConfig, SamplingSection, validated
-from grpo_bench.errors import PluginFailed, UserError
+from grpo_bench.errors import PluginFailed, UserError, nearest
 from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.rollout import Bools
 from grpo_bench.forest.schedule import Grid, Prediction, Schedule
 from grpo_bench.guard import calling
-from grpo_bench.metering.ledger import TRAIN_WEIGHT, BudgetKind
-from grpo_bench.method import Method, MethodConfig
+from grpo_bench.metering.ledger import TRAIN_WEIGHT, BudgetKind, Counts
+from grpo_bench.method import CURRENT, Draws, ForwardMethod, Method, MethodConfig
 from grpo_bench.registry import METHODS
 from grpo_bench.sampling.kernels import KERNELS, make_schedule
 from grpo_bench.sampling.noise import Purpose, generator
@@ -19,16 +22,11 @@ from grpo_bench.sampling.schedule import diffusion_grid, linear_grid, shifted_gr
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Counts):
     """What one iteration will spend, in the ledger's units (guided evaluations counted as two)."""
 
-    rollout_nfe: int
-    train_nfe: int
-    reference_nfe: int
-    images: int
-    trained_edges: int
-    reward_calls: int
-    updates: int
+    reward_calls: int = 0
+    updates: int = 0
 
     @property
     def nfe(self) -> int:
@@ -115,26 +113,65 @@ def needs_reference(beta: float, method: Method[MethodConfig]) -> bool:
     return beta > 0 or "reference" in method.needs
 
 
-def frozen_evaluations(forest: Forest, beta: float, method: Method[MethodConfig]) -> int:
-    """Evaluations without gradient beside each trained one: the reference policy's, on forward draws the old one's."""
-    old = forest.forward_draws > 0 and "old_policy" in method.needs
-    return int(needs_reference(beta, method)) + int(old)
+def draws_of(method: Method[MethodConfig], schedule: Schedule) -> Draws | None:
+    """How a forward method noises its images; None for one that trains on edges.
+
+    Raises:
+        UserError: more draws than the grid has times.
+    """
+    if not isinstance(method, ForwardMethod):
+        return None
+    with calling(f"method {method.name!r}"):
+        draws = method.draws(schedule)
+    if not isinstance(draws, Draws):
+        raise PluginFailed(f"method {method.name!r} gave {type(draws).__name__} for its draws; return Draws")
+    if draws.law == "grid" and draws.number > schedule.steps:
+        raise UserError(
+            f"method {method.name!r} draws {draws.number} times of a grid that has {schedule.steps}; lower the draws "
+            "or raise sampling.steps"
+        )
+    return draws
 
 
-def iteration_cost(forest: Forest, config: RunConfig, method: Method[MethodConfig]) -> Cost:
+def frozen_evaluations(method: Method[MethodConfig], beta: float) -> int:
+    """Evaluations without gradient beside each trained one: the reference policy's, and others of a forward loss."""
+    others = {"behaviour", *method.averages} & method.needs if isinstance(method, ForwardMethod) else set()
+    return int(needs_reference(beta, method)) + len(others)
+
+
+def declared(
+    forest: Forest,
+    method: Method[MethodConfig],
+    keep_NP: Bools,
+    *,
+    evaluations: int = 1,
+    beta: float = 0.0,
+    draws: Draws | None = None,
+) -> Counts:
+    """The exact cost of one iteration, before or after pruning: what the ledger must count.
+
+    Args:
+        forest: of the iteration.
+        method: for what else it needs evaluated.
+        keep_NP: which trained edges are kept, for each of P prompts.
+        evaluations: network evaluations of one prediction (two where it is guided).
+        beta: weight of the KL to the reference policy.
+        draws: a forward method's.
+    """
+    prompts = keep_NP.shape[1]
+    parents, edges = forest.kept_cost(keep_NP)
+    train_nfe = (parents + (draws.number if draws else 0) * forest.images * prompts) * evaluations
+    reference_nfe = train_nfe * frozen_evaluations(method, beta)
+    return Counts(forest.rollout_nfe * prompts * evaluations, train_nfe, reference_nfe, edges, forest.images * prompts)
+
+
+def iteration_cost(forest: Forest, config: RunConfig, method: Method[MethodConfig], schedule: Schedule) -> Cost:
     """The exact cost of one iteration before pruning."""
-    prompts = config.training.prompts
-    evaluations = prompts * (2 if config.sampling.guidance > 1 else 1)
-    frozen = frozen_evaluations(forest, config.objective.beta, method)
-    return Cost(
-        rollout_nfe=forest.rollout_nfe * evaluations,
-        train_nfe=forest.train_nfe * evaluations,
-        reference_nfe=forest.train_nfe * evaluations * frozen,
-        images=forest.images * prompts,
-        trained_edges=forest.trained_edges * prompts,
-        reward_calls=forest.images * prompts * len(config.reward.weights),
-        updates=config.training.updates,
-    )
+    everything_NP = np.ones((forest.nodes, config.training.prompts), dtype=bool)
+    evaluations, draws = 2 if config.sampling.guidance > 1 else 1, draws_of(method, schedule)
+    counts = declared(forest, method, everything_NP, evaluations=evaluations, beta=config.objective.beta, draws=draws)
+    reward_calls = counts.images * len(config.reward.weights)
+    return Cost(**asdict(counts), reward_calls=reward_calls, updates=config.training.updates)
 
 
 def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
@@ -143,15 +180,18 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
     Raises:
         UserError: the method does not fit the schedule, nothing would be trained, or the budget is too small for it.
     """
-    forest = planned(method, config.seed, 0, plan_schedule(config))
+    schedule = plan_schedule(config)
+    forest = planned(method, config.seed, 0, schedule)
+    forest.transitions(schedule, forest.trained_edges_E)  # a noise level that the kernel does not have
     name, objective = config.method.name, config.objective
-    if method.gaussian_mean_only and (objective.reduction, objective.logprob_scale) != ("mean", "gaussian"):
+    if "mean_log_prob" in method.needs and (objective.reduction, objective.logprob_scale) != ("mean", "gaussian"):
         raise UserError(
             f"method {name!r} needs objective.reduction = 'mean' and logprob_scale = 'gaussian', not "
             f"{objective.reduction!r} and {objective.logprob_scale!r}; leave both at their defaults"
         )
-    if forest.forward_draws:
-        _check_forward(config, method, forest)
+    _check_copies(method)
+    if isinstance(method, ForwardMethod):
+        _check_forward(config, method, forest, schedule)
     elif not forest.trained_edges:
         raise UserError(
             f"method {config.method.name!r} trains no edge with kernel {config.sampling.kernel!r}; change one"
@@ -163,7 +203,7 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
             f"training.updates = {config.training.updates} is more than training.prompts = {config.training.prompts}; "
             "updates are split over prompts, so lower it"
         )
-    cost = iteration_cost(forest, config, method)
+    cost = iteration_cost(forest, config, method, schedule)
     kind, amount = config.budget_kind, config.budget_amount
     if 0 < amount < cost.amount(kind):
         raise UserError(
@@ -173,23 +213,45 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
     return cost
 
 
-def _check_forward(config: RunConfig, method: Method[MethodConfig], forest: Forest) -> None:
+def known_needs(method: Method[MethodConfig]) -> frozenset[str]:
+    """What `needs` may name."""
+    if isinstance(method, ForwardMethod):
+        return frozenset({"reference", "behaviour", *method.averages})
+    return frozenset({"reference", "old_mean", "mean_log_prob"})
+
+
+def _check_copies(method: Method[MethodConfig]) -> None:
+    """What a method asks for is there."""
+    known = known_needs(method)
+    for need in sorted(method.needs - known):
+        raise UserError(f"method {method.name!r} needs {need!r}; {nearest(need, known)}")
+    if method.samples_with != CURRENT and method.samples_with not in method.averages:
+        raise UserError(
+            f"method {method.name!r} samples with {method.samples_with!r}; "
+            f"{nearest(method.samples_with, {CURRENT, *method.averages})}"
+        )
+
+
+def _check_forward(config: RunConfig, method: ForwardMethod[MethodConfig], forest: Forest, schedule: Schedule) -> None:
     """What training on the forward process needs, and cannot be combined with."""
     name = config.method.name
     if forest.trained_edges:
         raise UserError(
-            f"method {name!r} plans forward draws and {forest.trained_edges} trained edges; plan one of the two"
+            f"method {name!r} trains on the forward process and plans {forest.trained_edges} trained edges; train "
+            "none, or derive it from Method"
         )
-    if type(method).forward_loss is Method.forward_loss:
+    draws, group = draws_of(method, schedule), forest.images
+    if draws is not None and draws.whole_groups and group > config.training.train_batch:
         raise UserError(
-            f"method {name!r} plans forward draws but has no forward_loss; define it, or train edges instead"
+            f"method {name!r} compares the {group} images of a prompt in one micro-batch, and training.train_batch = "
+            f"{config.training.train_batch} is less; raise it"
         )
     if config.objective.beta > 0:
         raise UserError(
             f"objective.beta = {config.objective.beta:g} weighs a KL between transitions, and method {name!r} trains "
             "none; set it to 0"
         )
-    if plan_schedule(config).prediction != "velocity":
+    if schedule.prediction != "velocity":
         raise UserError(
             f"method {name!r} noises images along a flow, and kernel {config.sampling.kernel!r} is for models that "
             "predict the noise; choose another method"

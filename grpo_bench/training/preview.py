@@ -17,7 +17,7 @@ from grpo_bench.forest.rollout import Rollout
 from grpo_bench.forest.sketch import Sketch
 from grpo_bench.method import Method, MethodConfig
 from grpo_bench.registry import METHODS
-from grpo_bench.training.planning import frozen_evaluations, make_method, plan_schedule, planned
+from grpo_bench.training.planning import draws_of, frozen_evaluations, make_method, plan_schedule, planned
 
 
 def preview(config: RunConfig) -> Sketch:
@@ -27,9 +27,11 @@ def preview(config: RunConfig) -> Sketch:
         UserError: unknown name or setting, or settings that do not fit the schedule.
     """
     method = make_method(config)
-    forest = planned(method, config.seed, 0, plan_schedule(config))
-    frozen = frozen_evaluations(forest, config.objective.beta, method)
-    return Sketch(config.method.name, forest, _example_keep(method, forest), frozen)
+    schedule = plan_schedule(config)
+    forest, draws = planned(method, config.seed, 0, schedule), draws_of(method, schedule)
+    frozen = frozen_evaluations(method, config.objective.beta)
+    kept_N = _example_keep(method, forest)
+    return Sketch(config.method.name, forest, kept_N, frozen, draws.number if draws else 0)
 
 
 def _example_keep(method: Method[MethodConfig], forest: Forest) -> Bools | None:

@@ -24,9 +24,10 @@ from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import RunStore, point_name
 from grpo_bench.training import checkpoint
 from grpo_bench.training.determinism import deterministic
+from grpo_bench.training.loop import Observer, Progress, Recorder, Trainer
 from grpo_bench.training.planning import check_plan, make_method
+from grpo_bench.training.ranks import Ranks, joined
 from grpo_bench.training.session import Session, judges, open_session, pick_device, splits
-from grpo_bench.training.trainer import Observer, Trainer
 from grpo_bench.versions import NUMERICS_VERSION, RULES_VERSION
 
 log = logging.getLogger(__name__)
@@ -98,16 +99,37 @@ def start(
         UserError: anything in the config that does not fit, before a folder is made.
     """
     known: dict[str, Ingredients] = {}
-    identity = identify(config, known)
+    identity, ranks, made = identify(config, known), joined(), False
+    with ranks.together():
+        if ranks.first:
+            made = _prepared(identity, results, known, command, again=again)
+    store = RunStore.open(identity.run, results)
+    try:
+        return _go_on(store, observer, timed, ranks)
+    except UserError:
+        # What does not fit may show only when the model or a reward is loaded; no empty run stays behind for it.
+        if made and not store.rows():
+            store.discard()
+        raise
+
+
+def _prepared(
+    identity: Identity,
+    results: Path,
+    known: MutableMapping[str, Ingredients],
+    command: Sequence[str],
+    *,
+    again: bool,
+) -> bool:
+    """See to it that the run has its folder; True where it was not there, or was thrown away."""
     config, hashes, run = identity.config, identity.hashes, identity.run
     folder = results / run
     if folder.exists() and again:
         RunStore(folder).discard()
     if folder.exists():
         # The id holds the hashes that `resume` would take again, which reads all of the model's weights.
-        store = RunStore.open(run, results)
-        _check_own(store, run, known)
-        return _go_on(store, observer, timed)
+        _check_own(RunStore.open(run, results), run, known)
+        return False
     workload = WORKLOADS.get(config.workload)
     record = RunRecord(
         run=run,
@@ -126,14 +148,8 @@ def start(
         hashes=hashes,
         started=datetime.now(UTC),
     )
-    store = RunStore.create(results, run, config.to_toml(), record)
-    try:
-        return _execute(store, observer, timed)
-    except UserError:
-        # What does not fit may show only when the model or a reward is loaded; no empty run stays behind for it.
-        if not store.rows():
-            store.discard()
-        raise
+    RunStore.create(results, run, config.to_toml(), record)
+    return True
 
 
 def _check_own(store: RunStore, run: str, known: MutableMapping[str, Ingredients]) -> None:
@@ -168,14 +184,19 @@ def resume(store: RunStore, observer: Observer, *, timed: bool = True) -> Outcom
         config = stored_config(store)
         check_unchanged(store.record, _hashes(config, find_base(config)), "resumed")
         _check_own(store, store.record.run, {})
-    return _go_on(store, observer, timed)
+    return _go_on(store, observer, timed, joined())
 
 
-def _go_on(store: RunStore, observer: Observer, timed: bool) -> Outcome:
+def _go_on(store: RunStore, observer: Observer, timed: bool, ranks: Ranks) -> Outcome:
+    """The first rank writes the folder and talks to people; the others only compute."""
     if store.record.status in ENDED:
-        _mend(store)
+        if ranks.first:
+            _mend(store)
         return Outcome(store, store.record, fresh=False)
-    return _execute(store, observer, timed)
+    if ranks.first:
+        return _execute(store, observer, timed, ranks)
+    _train(store, stored_config(store), _Nobody(), ranks)
+    return Outcome(store, store.record, fresh=True)
 
 
 def _mend(store: RunStore) -> None:
@@ -211,7 +232,7 @@ def stored_config(store: RunStore) -> RunConfig:
     return validated(RunConfig, table)
 
 
-def _execute(store: RunStore, observer: Observer, timed: bool) -> Outcome:
+def _execute(store: RunStore, observer: Observer, timed: bool, ranks: Ranks) -> Outcome:
     with store.lock(), _logged(store.run_log):
         observer.started(store.record.run, store.folder)
         config = stored_config(store)
@@ -219,7 +240,7 @@ def _execute(store: RunStore, observer: Observer, timed: bool) -> Outcome:
         timed = timed and store.record.timed
         store.save_record(store.record.model_copy(update={"status": "running", "reason": "", "timed": timed}))
         try:
-            finished = _train(store, config, observer)
+            finished = _train(store, config, observer, ranks)
             status: Status = "done" if finished else "interrupted"
             reason = "" if finished else "stopped on request"
         except Diverged as error:
@@ -241,16 +262,46 @@ def _execute(store: RunStore, observer: Observer, timed: bool) -> Outcome:
         return Outcome(store, _finish(store, status, reason), fresh=True)
 
 
-def _train(store: RunStore, config: RunConfig, observer: Observer) -> bool:
+def _train(store: RunStore, config: RunConfig, observer: Observer, ranks: Ranks) -> bool:
     deterministic()
-    session = open_session(config)
-    store.save_record(store.record.model_copy(update={"versions": environment()}))
+    with ranks.together():
+        session = open_session(config, ranks)
+        if ranks.first:
+            store.save_record(store.record.model_copy(update={"versions": environment()}))
+            store.rewind()
     log.info("clip %.3g, %d trained tensors", session.objective.clip, len(session.policy.parameters()))
-    point = store.rewind()
+    point = store.checkpoints.latest()
     if point is not None:
         checkpoint.load(point.path, session)
         log.info("resumed after iteration %d", session.ledger.iterations)
-    return Trainer(session, _StoreRecorder(store, config.reward), observer).run()
+    recorder: Recorder = _StoreRecorder(store, config.reward) if ranks.first else _Nobody()
+    return Trainer(session, recorder, observer).run()
+
+
+class _Nobody:
+    """Watches and records on the ranks that do neither."""
+
+    def started(self, run: str, folder: Path) -> None:
+        """Nothing to do."""
+
+    def iteration(self, progress: Progress) -> None:
+        """Nothing to do."""
+
+    def evaluated(self, row: dict[str, float], evaluation: Evaluation) -> None:
+        """Nothing to do."""
+
+    def should_stop(self) -> bool:
+        """Never of its own."""
+        return False
+
+    def point(self, row: dict[str, float], evaluation: Evaluation) -> None:
+        """Nothing to do."""
+
+    def by_prompt(self, iteration: int, noise: int, scores: ByPrompt) -> None:
+        """Nothing to do."""
+
+    def checkpoint(self, session: Session) -> None:
+        """Nothing to do."""
 
 
 class _StoreRecorder:

@@ -9,29 +9,31 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from grpo_bench.config import Device, RunConfig
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.evaluation.evaluator import Evaluator
 from grpo_bench.evaluation.scoring import Rewards, make_rewards
-from grpo_bench.forest.schedule import Schedule
+from grpo_bench.forest.forest import Forest
+from grpo_bench.forest.rollout import Floats, Ints
 from grpo_bench.guard import calling
 from grpo_bench.identity import find_base
 from grpo_bench.metering.environment import peak_memory_bytes
 from grpo_bench.metering.ledger import Ledger
-from grpo_bench.method import Method, MethodConfig
 from grpo_bench.policies.base import Policy
 from grpo_bench.registry import POLICIES, WORKLOADS
 from grpo_bench.sampling.gaussian import Likelihood
-from grpo_bench.sampling.handle import Metered
+from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.kernels import check_kernel
 from grpo_bench.sampling.noise import Purpose, generator
-from grpo_bench.training.behaviour import Behaviour
+from grpo_bench.training.averages import Ema
 from grpo_bench.training.credit_log import CreditLog
-from grpo_bench.training.ema import Ema
-from grpo_bench.training.objective import Objective, default_clip
+from grpo_bench.training.iteration import Experience, Learner, decoded_and_judged, experience, kept_averages
+from grpo_bench.training.losses.edges import default_clip
 from grpo_bench.training.planning import check_grid, make_method, needs_reference, planned, sampling_schedule
 from grpo_bench.training.prompts import Encoded, told_apart
+from grpo_bench.training.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +42,31 @@ TUNING = "tuning"
 """The split that rates are tuned on; where the prompts have none, the held-out ones that reports leave out."""
 
 
-@dataclass
-class Session:
+@dataclass(kw_only=True)
+class Session(Learner):
     """The live parts of a run. `evaluated_nfe` is the ledger's nfe at the last evaluation, -1 before the first."""
 
     config: RunConfig
-    policy: Policy
-    method: Method[MethodConfig]
     rewards: Rewards
-    schedule: Schedule
-    ledger: Ledger
-    handle: Metered
-    objective: Objective
     optimiser: torch.optim.AdamW
-    likelihood: Likelihood
     prompts: tuple[str, ...]
     encoded: Encoded
     evaluator: Evaluator
     ema: Ema
-    behaviour: Behaviour
-    evaluated_nfe: int = -1
     credit_log: CreditLog = field(default_factory=CreditLog)
+    evaluated_nfe: int = -1
+
+    def roll_out(self, forest: Forest, index_P: Ints, number: int) -> Experience:
+        """`experience` of these training prompts, judged by the rewards that are trained on."""
+        batch = self.config.training.decode_batch
+
+        def encode(place_P: Ints) -> Conditioning:
+            return self.encoded.rows(index_P[place_P])
+
+        def judge(leaf_LPZ: Tensor, prompts: Sequence[str]) -> Mapping[str, Floats]:
+            return decoded_and_judged(self.policy, self.rewards, self.ledger, leaf_LPZ, prompts, decode_batch=batch)
+
+        return experience(self, forest, [self.prompts[index] for index in index_P], encode, judge, number)
 
 
 def pick_device(wanted: Device = "auto") -> torch.device:
@@ -152,19 +158,22 @@ def judges(config: RunConfig) -> Rewards:
     return make_rewards([*config.reward.weights, *([gold] if gold else [])], config.reward)
 
 
-def open_session(config: RunConfig) -> Session:
+def open_session(config: RunConfig, ranks: Ranks = ALONE) -> Session:
     """Load, encode the held-out prompts, measure the base's velocities, warm up; all of it in the phase `setup`.
+
+    `ranks` are the processes of the run, of which this is one.
 
     Raises:
         UserError: anything in the config that does not fit.
     """
     device = pick_device(config.device)
     ledger = synchroniser(device)
+    ranks.check(config.training.prompts, config.training.updates)
     with ledger.phase("setup"):
-        return _build(config, device, ledger)
+        return _build(config, device, ledger, ranks)
 
 
-def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
+def _build(config: RunConfig, device: torch.device, ledger: Ledger, ranks: Ranks) -> Session:
     method = make_method(config)
     prompts = splits(config)
     workload = WORKLOADS.get(config.workload)
@@ -190,44 +199,36 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger) -> Session:
         weights=config.reward.weights,
         gold=workload.gold,
         decode_batch=training.decode_batch,
+        ranks=ranks,
     )
     if needs_reference(config.objective.beta, method):
         policy.keep_reference()
-    likelihood = Likelihood(config.objective.reduction, config.objective.logprob_scale)
-    behaviour = Behaviour(policy, wanted="old_policy" in method.needs)
     session = Session(
         config=config,
         policy=policy,
         method=method,
         rewards={name: rewards[name] for name in config.reward.weights},
+        reward_weights=config.reward.weights,
+        combine=config.reward.combine,
         schedule=schedule,
         ledger=ledger,
         handle=handle,
-        objective=_objective(config, method, handle, likelihood, behaviour),
+        likelihood=Likelihood(config.objective.reduction, config.objective.logprob_scale),
+        averages=kept_averages(policy, method),
+        clip=config.objective.clip or default_clip(int(np.prod(handle.latent_shape))),
+        advantage_clip=config.objective.advantage_clip,
+        beta=config.objective.beta,
+        train_batch=training.train_batch,
+        seed=config.seed,
+        ranks=ranks,
         optimiser=_optimiser(config, policy),
-        likelihood=likelihood,
         prompts=train,
         encoded=Encoded(policy, train),
         evaluator=evaluator,
         ema=Ema(policy, training),
-        behaviour=behaviour,
     )
     warm_up(session)
     return session
-
-
-def _objective(
-    config: RunConfig, method: Method[MethodConfig], handle: Metered, likelihood: Likelihood, behaviour: Behaviour
-) -> Objective:
-    return Objective(
-        method,
-        handle,
-        likelihood,
-        clip=config.objective.clip or default_clip(int(np.prod(handle.latent_shape))),
-        beta=config.objective.beta,
-        train_batch=config.training.train_batch,
-        behaviour=behaviour,
-    )
 
 
 def _optimiser(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
@@ -266,9 +267,10 @@ def warm_up(session: Session) -> None:
     config, policy, handle = session.config, session.policy, session.handle
     forest = planned(session.method, config.seed, 0, session.schedule)
     prompts = config.training.prompts
-    sizes = {len(forest.nodes_at(step)) * prompts for step in range(forest.steps)}
+    sizes = {len(forest.nodes_at(point)) * prompts for point in range(forest.steps)}
     rollout = _micro_batch_sizes(sizes, config.training.rollout_batch)
-    train = _micro_batch_sizes({forest.train_nfe * prompts}, config.training.train_batch)
+    trained = len(forest.trained_parents) + (session.draws.number if session.draws else 0) * forest.images
+    train = _micro_batch_sizes({trained * prompts}, config.training.train_batch)
     stream = generator(config.seed, Purpose.WARMUP, 0)
     for size, gradient in [(s, False) for s in sorted(rollout)] + [(s, True) for s in sorted(train)]:
         x_BZ = torch.from_numpy(stream.standard_normal((size, *policy.latent_shape), dtype=np.float32))

@@ -10,7 +10,7 @@ from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Credit, Floats
 from grpo_bench.forest.schedule import Schedule, Transition
 from grpo_bench.guard import calling
-from grpo_bench.method import EdgeBatch, ForwardBatch, Method, MethodConfig
+from grpo_bench.method import EdgeBatch, ForwardBatch, ForwardMethod, Method, MethodConfig
 from grpo_bench.sampling.gaussian import each
 
 LATENT = (1, 2, 2)
@@ -37,7 +37,7 @@ def slopes(
     """
     slope_NP = np.full(credit.advantage_NP.shape, np.nan)
     advantage_NP = np.clip(credit.advantage_NP, -advantage_clip, advantage_clip)
-    if forest.forward_draws:
+    if isinstance(method, ForwardMethod):
         leaf_LP = advantage_NP[forest.leaves_L]
         slope_NP[forest.leaves_L] = _forward(method, schedule, leaf_LP.ravel(), advantage_clip).reshape(leaf_LP.shape)
         return slope_NP
@@ -79,13 +79,26 @@ def _edges(
     return values
 
 
-def _forward(method: Method[MethodConfig], schedule: Schedule, advantage_D: Floats, advantage_clip: float) -> Floats:
+def _forward(
+    method: ForwardMethod[MethodConfig], schedule: Schedule, advantage_D: Floats, advantage_clip: float
+) -> Floats:
     stream = torch.Generator().manual_seed(0)
     x_0, eps, old = (torch.randn(len(advantage_D), *LATENT, generator=stream) for _ in range(3))
     t_D = _tensor(schedule.sigmas[np.arange(len(advantage_D)) % schedule.steps])
     t_DZ = each(t_D, x_0)
     x_t, v = (1 - t_DZ) * x_0 + t_DZ * eps, old.clone().requires_grad_()
-    batch = ForwardBatch(x_0, t_D, x_t, v, _tensor(advantage_D), advantage_clip, old.clone(), old.clone())
+    batch = ForwardBatch(
+        x_0=x_0,
+        t=t_D,
+        x_t=x_t,
+        v=v,
+        advantage=_tensor(advantage_D),
+        advantage_clip=advantage_clip,
+        v_behaviour=old.clone(),
+        v_reference=old.clone(),
+        v_average={name: old.clone() for name in method.averages},
+        group=torch.zeros(len(advantage_D), dtype=torch.int64),
+    )
     with torch.enable_grad():
         error = (x_t - t_DZ * v - x_0).flatten(1)
         fit = -(error.square() / error.detach().abs().mean(1, keepdim=True)).mean(1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grpo_bench.errors import UserError
 from grpo_bench.evaluation.evaluator import Evaluation
-from grpo_bench.training.trainer import Observer, Progress
+from grpo_bench.training.loop import Observer, Progress
 
 
 class Tensorboard:

@@ -1,4 +1,4 @@
-"""The objective shared by all methods: mean over an update's kept edges of the method's edge loss, plus beta KL.
+"""The objective on edges: mean over an update's kept edges of the method's edge loss, plus beta KL.
 
 One forward and backward a *parent*: all its kept children are scored against the same mean (TreeGRPO's "several policy
 updates per forward pass", for every method).
@@ -19,15 +19,15 @@ from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Bools, Credit, Floats, Ints
 from grpo_bench.forest.schedule import Schedule, Transition
 from grpo_bench.guard import calling
-from grpo_bench.method import EdgeBatch, Method, MethodConfig
+from grpo_bench.method import Draws, EdgeBatch, Method, MethodConfig
 from grpo_bench.sampling.engine import Trajectories
 from grpo_bench.sampling.gaussian import Likelihood, gaussian_kl, log_prob, transition_mean
 from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.noise import Noise
-from grpo_bench.training.behaviour import Behaviour
-from grpo_bench.training.forward import ForwardObjective, ForwardSamples
 from grpo_bench.training.handed import handed
+from grpo_bench.training.losses.forward import ForwardSamples
 from grpo_bench.training.planning import needs_reference
+from grpo_bench.training.ranks import Ranks
 
 
 def default_clip(latent_numbers: int) -> float:
@@ -37,9 +37,10 @@ def default_clip(latent_numbers: int) -> float:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one iteration trains on; edges E and parents K in the forest's node order, P prompts.
+    """What one iteration trains on; edges E and parents K in the forest's node order, this rank's P prompts.
 
-    `forward` replaces the edges of methods that train on the forward process.
+    `forward` replaces the edges of methods that train on the forward process. `place_P` says where the rank's prompts
+    stand among all ranks', of each of which `terms_A` counts the kept edges or the draws; default: there are no others.
     """
 
     forest: Forest
@@ -50,6 +51,29 @@ class Batch:
     weight_E: Floats
     keep_EP: Bools
     forward: ForwardSamples | None = None
+    place_P: Ints | None = None
+    terms_A: Ints | None = None
+
+    def __post_init__(self) -> None:
+        if self.place_P is None or self.terms_A is None:
+            object.__setattr__(self, "place_P", np.arange(self.keep_EP.shape[1]))
+            object.__setattr__(self, "terms_A", np.count_nonzero(self.keep_EP, axis=0))
+
+    @property
+    def prompts(self) -> int:
+        """Those of all ranks."""
+        assert self.terms_A is not None
+        return len(self.terms_A)
+
+    def terms(self, prompts: Ints) -> int:
+        """Kept edges, or draws, of some places among all ranks' prompts."""
+        assert self.terms_A is not None
+        return int(self.terms_A[prompts].sum())
+
+    def columns(self, prompts: Ints) -> Ints:
+        """Which of this rank's prompts are among them."""
+        assert self.place_P is not None
+        return np.flatnonzero(np.isin(self.place_P, prompts))
 
     @cached_property
     def coefficients_E(self) -> Transition:
@@ -68,18 +92,25 @@ class Batch:
         noise: Noise,
         *,
         advantage_clip: float,
+        draws: Draws | None = None,
+        place_P: Ints | None = None,
     ) -> Batch:
         """A method's credit and weights on what was sampled; advantages are clipped to plus or minus `advantage_clip`.
 
-        `noise` names the streams of forward draws, where the forest has any.
+        The credit is of all ranks' prompts, the rest of those at `place_P` (default: all). `draws` and `noise` name the
+        samples of a forward method.
         """
         edge_E = forest.trained_edges_E
-        advantage_NP = np.clip(credit.advantage_NP, -advantage_clip, advantage_clip)
-        everything_EP = np.ones((len(edge_E), advantage_NP.shape[1]), dtype=bool)
-        forward = None
-        if forest.forward_draws:
+        advantage_NA = np.clip(credit.advantage_NP, -advantage_clip, advantage_clip)
+        keep_EA = np.ones((len(edge_E), advantage_NA.shape[1]), dtype=bool)
+        keep_EA = keep_EA if credit.keep_NP is None else credit.keep_NP[edge_E]
+        place_P = np.arange(advantage_NA.shape[1]) if place_P is None else place_P
+        advantage_NP, forward = advantage_NA[:, place_P], None
+        terms_A = np.count_nonzero(keep_EA, axis=0)
+        if draws is not None:
             leaf_LP = advantage_NP[forest.leaves_L]
-            forward = ForwardSamples(forest, schedule, trajectories.leaf_LPZ, leaf_LP, advantage_clip, noise)
+            forward = ForwardSamples(forest, schedule, draws, trajectories.leaf_LPZ, leaf_LP, advantage_clip, noise)
+            terms_A = np.full(advantage_NA.shape[1], forest.images * draws.number)
         return cls(
             forest=forest,
             schedule=schedule,
@@ -87,7 +118,9 @@ class Batch:
             conditioning=conditioning,
             advantage_EP=advantage_NP[edge_E],
             weight_E=np.ones(len(edge_E)) if weight_N is None else weight_N[edge_E],
-            keep_EP=everything_EP if credit.keep_NP is None else credit.keep_NP[edge_E],
+            keep_EP=keep_EA[:, place_P],
+            place_P=place_P,
+            terms_A=terms_A,
             forward=forward,
         )
 
@@ -121,6 +154,13 @@ class Diagnostics:
         """Zero edges at every step."""
         return cls(np.zeros(steps, np.int64), np.zeros(steps, np.int64))
 
+    def of_all(self, ranks: Ranks) -> Diagnostics:
+        """The same over every rank's edges."""
+        steps = len(self.edges_T)
+        counts = np.array(ranks.sum([*self.edges_T.tolist(), *self.clipped_T.tolist()]), dtype=np.int64)
+        (deviation,) = ranks.most([self.ratio_deviation])
+        return Diagnostics(counts[:steps], counts[steps:], deviation, ranks.total(self.kl), self.norms)
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -138,15 +178,14 @@ class _Part:
 
 
 class Objective:
-    """Turns a batch into gradients.
+    """Turns a batch of edges into gradients.
 
     Args:
         method: its `edge_loss` and `needs`.
         handle: charges one `train` evaluation a parent and prompt.
         clip: half-width of the ratio clip, before the method's own `clip_scale`.
         beta: weight of the KL to the reference policy.
-        train_batch: parents, or draws of the forward process, in one forward and backward.
-        behaviour: the old policy of methods that need it on the forward process.
+        train_batch: parents in one forward and backward.
     """
 
     def __init__(
@@ -158,31 +197,33 @@ class Objective:
         clip: float,
         beta: float,
         train_batch: int,
-        behaviour: Behaviour | None = None,
     ) -> None:
         self._method, self._handle, self._likelihood = method, handle, likelihood
         self.clip, self._beta, self._train_batch = clip * method.clip_scale, beta, train_batch
-        self._forward = ForwardObjective(method, handle, behaviour, train_batch) if behaviour else None
         self.needs_reference = needs_reference(beta, method)
 
     def accumulate(self, batch: Batch, prompts: Ints, diagnostics: Diagnostics) -> tuple[float, int]:
         """Backpropagate the mean loss over the kept edges of `prompts`, micro-batch by micro-batch.
 
-        Returns the loss and the number of edges (or of forward draws); with no kept edge nothing is evaluated and both
-        are zero.
+        Args:
+            batch: this rank's.
+            prompts: places among all ranks' prompts, whose kept edges the mean is over.
+            diagnostics: where what is logged is added.
+
+        Returns:
+            This rank's part of the loss, and of the edges; with no kept edge nothing is evaluated and both are zero.
         """
-        if batch.forward is not None and self._forward is not None:
-            return self._forward.accumulate(batch.forward, batch.conditioning, prompts)
-        edges = int(np.count_nonzero(batch.keep_EP[:, prompts]))
+        total, columns = batch.terms(prompts), batch.columns(prompts)
         parts: list[_Part] = []
-        for parent_B, edge_M, row_M in _micro_batches(batch.forest, batch.keep_EP, prompts, self._train_batch):
+        for parent_B, edge_M, row_M in _micro_batches(batch.forest, batch.keep_EP, columns, self._train_batch):
             part = self._evaluate(batch, parent_B, edge_M, row_M)
-            (part.loss_M.sum() / edges).backward()
+            (part.loss_M.sum() / total).backward()
             parts.append(part.detached())
         # Read back once, at the end: a read inside the loop would make the host wait for every micro-batch.
         for part in parts:
             self._diagnose(part, diagnostics)
-        return sum(float(part.loss_M.sum()) for part in parts) / max(edges, 1), edges
+        edges = int(np.count_nonzero(batch.keep_EP[:, columns]))
+        return sum(float(part.loss_M.sum()) for part in parts) / max(total, 1), edges
 
     def _evaluate(self, batch: Batch, parent_B: Ints, edge_M: Ints, row_M: Ints) -> _Part:
         """Loss of the (edge, prompt) pairs `edge_M`, whose parents are rows `row_M` of the pairs `parent_B`."""
@@ -213,10 +254,11 @@ class Objective:
             row_of = torch.as_tensor(row_G, device=device)
             return transition_mean(x_BZ[row_of], v_BZ.index_select(0, row_of), cx_G, cv_G).index_select(0, mean_of)
 
-        mean_MZ = means(self._handle.predict(x_BZ, sigma_B, conditioning, "train"))
+        # What is frozen comes first: the weights are exchanged for it, which no graph may see.
         reference_MZ = None
         if self.needs_reference:
             reference_MZ = means(self._handle.predict_reference(x_BZ, sigma_B, conditioning))
+        mean_MZ = means(self._handle.predict(x_BZ, sigma_B, conditioning, "train"))
         old_mean_MZ = None
         if grown.old_mean_FPZ is not None:
             fan_M = torch.as_tensor(fan_E[edge_M[:, 0]], device=device)

@@ -6,23 +6,18 @@ The harness owns the clock, the counters, the evaluation grid and the budget; a 
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 
-from grpo_bench.errors import Diverged
 from grpo_bench.evaluation.evaluator import ByPrompt, Evaluation
 from grpo_bench.forest.forest import Forest
-from grpo_bench.guard import calling
-from grpo_bench.metering.ledger import Counts, check
 from grpo_bench.training.checkpoint import check_sound
-from grpo_bench.training.experience import gather
-from grpo_bench.training.objective import Batch, Diagnostics
-from grpo_bench.training.planning import frozen_evaluations, iteration_cost, planned
+from grpo_bench.training.iteration import check_cost, updates
+from grpo_bench.training.losses.edges import Diagnostics
+from grpo_bench.training.planning import iteration_cost, planned
 from grpo_bench.training.session import Session, iteration_prompts
 
 log = logging.getLogger(__name__)
@@ -88,7 +83,7 @@ class Trainer:
         while self._ledger.amount(self._config.budget_kind) < self._config.budget_amount:
             with self._ledger.phase("plan"):
                 forest = planned(self.session.method, self._config.seed, self._ledger.iterations, self.session.schedule)
-            if self._observer.should_stop():
+            if self.session.ranks.any(self._observer.should_stop()):
                 self._save()
                 return False
             if not self._fits(forest):
@@ -108,7 +103,8 @@ class Trainer:
         if kind == "seconds":
             return True
         spent = self._ledger.amount(kind)
-        return spent + iteration_cost(forest, self._config, self.session.method).amount(kind) <= budget
+        cost = iteration_cost(forest, self._config, self.session.method, self.session.schedule)
+        return spent + cost.amount(kind) <= budget
 
     def _due(self) -> bool:
         """Whether the last iteration passed a mark of the evaluation grid."""
@@ -116,57 +112,19 @@ class Trainer:
         return every > 0 and self._ledger.nfe // every > self.session.evaluated_nfe // every
 
     def _iterate(self, forest: Forest) -> None:
-        session, before, started = self.session, self._ledger.counts(), self._ledger.seconds
-        spent_before = self._ledger.nfe
-        index_P = iteration_prompts(
-            self._config.seed, self._ledger.iterations, len(session.prompts), self._config.training.prompts
-        )
-        batch, rollout = gather(session, forest, index_P, self._ledger.iterations)
-        with self._ledger.phase("train"):
-            diagnostics = self._update(batch)
-            with calling(f"method {session.method.name!r}"):
-                decay = session.method.behaviour_decay(self._ledger.iterations)
-            session.behaviour.advance(decay)
-        self._check_cost(forest, batch, self._ledger.counts() - before)
-        self._ledger.count("iterations")
-        reward = float(np.mean(sum(w * rollout.rewards[name] for name, w in self._config.reward.weights.items())))
-        self._report(reward, diagnostics, spent_before, started)
-
-    def _update(self, batch: Batch) -> Diagnostics:
-        """The iteration's optimiser steps, split over its prompts."""
-        session, training = self.session, self._config.training
-        diagnostics = Diagnostics.empty(batch.schedule.steps)
-        weights = [weight for _, weight in session.policy.parameters()]
-        for prompts in np.array_split(np.arange(batch.keep_EP.shape[1]), training.updates):
-            loss, terms = session.objective.accumulate(batch, prompts, diagnostics)
-            if not terms:
-                continue
-            norm = float(torch.nn.utils.clip_grad_norm_(weights, training.max_grad_norm))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise Diverged(
-                    f"the loss was {loss:g} and the gradient norm {norm:g} in iteration {self._ledger.iterations}"
-                )
-            session.optimiser.step()
-            session.optimiser.zero_grad(set_to_none=True)
-            session.ema.update()
-            self._ledger.count("updates")
-            self._ledger.count("trained_edges", 0 if batch.forward else terms)
-            diagnostics.norms.append(norm)
+        session, ledger, training = self.session, self._ledger, self._config.training
+        before, state, nfe, seconds = ledger.counts(), ledger.state_dict(), ledger.nfe, ledger.seconds
+        index_P = iteration_prompts(self._config.seed, ledger.iterations, len(session.prompts), training.prompts)
+        made = session.roll_out(forest, index_P, ledger.iterations)
+        with ledger.phase("train"):
+            diagnostics = updates(session, made.batch, session.optimiser, session.ema, training)
         session.credit_log.updated(diagnostics.edges_T, diagnostics.clipped_T)
-        return diagnostics
-
-    def _check_cost(self, forest: Forest, batch: Batch, counted: Counts) -> None:
-        """The forest's exact cost, narrowed by what the method kept, must be what the ledger counted."""
-        prompts = batch.keep_EP.shape[1]
-        keep_NP = np.zeros((forest.nodes, prompts), dtype=bool)
-        keep_NP[forest.trained_edges_E] = batch.keep_EP
-        train_nfe, edges = forest.kept_cost(keep_NP)
-        cost = self.session.handle.cost
-        reference = train_nfe * cost * frozen_evaluations(forest, self._config.objective.beta, self.session.method)
-        declared = Counts(
-            forest.rollout_nfe * prompts * cost, train_nfe * cost, reference, edges, forest.images * prompts
-        )
-        check(declared, counted)
+        check_cost(session, made.batch, ledger.counts() - before)
+        ledger.count("iterations")
+        ledger.merge(state, session.ranks)
+        scores, weights = made.rollout.rewards, self._config.reward.weights
+        reward = float(np.mean(sum(weight * scores[name] for name, weight in weights.items())))
+        self._report(reward, diagnostics, nfe, seconds)
 
     def _report(self, reward: float, diagnostics: Diagnostics, nfe: int, seconds: float) -> None:
         log.info("iteration %d: reward %.4f, %s", self._ledger.iterations, reward, diagnostics.describe())
@@ -182,8 +140,10 @@ class Trainer:
         )
 
     def _evaluate(self) -> None:
+        state = self._ledger.state_dict()
         with self._ledger.phase("eval"), self.session.ema.applied():
             evaluation = self.session.evaluator.evaluate()
+        self._ledger.merge(state, self.session.ranks)
         self.session.evaluated_nfe = self._ledger.nfe
         row = self._ledger.row() | evaluation.columns | self.session.credit_log.columns()
         self.session.credit_log.clear()
@@ -204,8 +164,10 @@ class Trainer:
         if self.session.evaluated_nfe != self._ledger.nfe:
             self._evaluate()
         for noise in range(1, self._config.evaluation.noises):
+            state = self._ledger.state_dict()
             with self._ledger.phase("eval"), self.session.ema.applied():
                 scores = self.session.evaluator.by_prompt(noise)
+            self._ledger.merge(state, self.session.ranks)
             with self._ledger.phase("io"):
                 self._recorder.by_prompt(self._ledger.iterations, noise, scores)
 

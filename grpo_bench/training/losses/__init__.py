@@ -1,0 +1,1 @@
+"""What a batch is trained on: one file a way of training."""
