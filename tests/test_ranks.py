@@ -85,10 +85,11 @@ def test_two_ranks_make_the_run_that_one_makes(tmp_path: Path) -> None:
                 close = 1e-5 if one.record.workload == "gaussian" else 1e-4
                 np.testing.assert_allclose(right[name], left[name], rtol=close, atol=close, err_msg=name)
         off = torch.cat([(weights(two)[name] - value).abs().flatten() for name, value in weights(one).items()])
+        whole = torch.cat([value.flatten() for value in weights(one).values()])
+        assert float(off.norm() / whole.norm()) < 1e-6
         # AdamW magnifies rounding where a gradient is near its epsilon: single weights are off by a part of one step
-        config = stored_config(one)
-        assert float(off.max()) < 0.01 * config.training.learning_rate
-        assert float((off > 1e-6).float().mean()) < (1e-4 if config.workload == "shapes" else 0.01)
+        assert float((off > 1e-6).float().mean()) < 1e-3
+        assert float(off.max()) < stored_config(one).training.learning_rate
 
 
 def test_prompts_that_ranks_do_not_divide_are_refused() -> None:
