@@ -617,10 +617,10 @@ class NFTPooled(DiffusionNFT):
         return loss / loss.detach().mean()
 
 
-class NFTNoDraws(DiffusionNFT):
-    """Forgets the forward draws, so that nothing is trained."""
+class NFTBoth(DiffusionNFT):
+    """Plans trained edges beside its draws, which nobody would train."""
 
-    name = "nft-no-draws"
+    name = "nft-both"
 
     def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
-        return chains(schedule.sigmas, self.config.group, np.zeros(schedule.steps, dtype=bool))
+        return chains(schedule.sigmas, self.config.group, np.arange(schedule.steps) < 1)

@@ -71,7 +71,7 @@ CASES = [
     ("nft", "nft-frozen", "plan", "forest", "averages"),
     ("nft", "nft-hasty", "identity", "closed-form", "never falls"),
     ("nft", "nft-pooled", "gradient", "gradient", "micro-batches are cut anywhere"),
-    ("nft", "nft-no-draws", "plan", "forest", "trains nothing"),
+    ("nft", "nft-both", "plan", "forest", "trains none"),
 ]
 """(method, its mutant, the family of checks, the check that must fail, words of its sentence)."""
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 from running import ROOT, cli_here, sentence
 
@@ -14,7 +15,7 @@ from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest
 from grpo_bench.registry import METHODS, WORKLOADS
 from grpo_bench.resolve import flags, resolve
-from grpo_bench.training.planning import check_plan, make_method, plan_forest, plan_schedule
+from grpo_bench.training.planning import check_plan, declared, draws_of, make_method, plan_forest, plan_schedule
 
 FOLDER = ROOT / "suites" / "recipes"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -201,9 +202,12 @@ def test_it_resolves_whole_and_can_be_trained(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(COUNTS))
 def test_its_forest_has_the_counts_of_its_paper(name: str) -> None:
-    grown = forest(resolved(name))
+    config = resolved(name)
+    grown, method = forest(config), make_method(config)
 
-    found = (grown.rollout_nfe, grown.train_nfe, grown.trained_edges, grown.images)
+    draws, one = draws_of(method, plan_schedule(config)), np.ones((grown.nodes, 1), dtype=bool)
+    cost = declared(grown, method, one, draws=draws)
+    found = (cost.rollout_nfe, cost.train_nfe, cost.trained_edges, cost.images)
 
     assert [seen for seen, count in zip(found, COUNTS[name], strict=True) if count is not None] == [
         count for count in COUNTS[name] if count is not None

@@ -226,6 +226,7 @@ def _grow(roots: int, noisy_T: Ints, plain_T: Bools, stride: Stride, *, children
         branch_D = stride_D == 0
         if branch_D.any():
             children = int(noisy_T[point]), bool(plain_T[point])
+            check_size(first + int(branch_D.sum()) * sum(children))  # before anything of that size is made
             arriving[point + 1].append(_branches(id_D[branch_D], *children, children_branch=children_branch))
         _send_on(arriving, point, id_D, stride_D, strides)
         check_size(first + sum(part.parent_M.size for parts in arriving[point + 1 :] for part in parts))
