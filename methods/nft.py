@@ -57,7 +57,7 @@ class DiffusionNFT(ForwardMethod[NFTConfig]):
 
     def draws(self, schedule: Schedule) -> Draws:
         """Each leaf at different times of the sampler's grid."""
-        return Draws(schedule.steps - 1 if self.config.draws is None else self.config.draws)
+        return Draws(max(schedule.steps - 1, 1) if self.config.draws is None else self.config.draws)
 
     def behaviour_decay(self, iteration: int) -> float:
         """d of the policy that draws the images, after an iteration."""
