@@ -12,38 +12,17 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from grpo_bench.store.run import RunStore
+from grpo_bench.training.loop import Nobody
 from grpo_bench.training.run import start, stored_config
-
-if TYPE_CHECKING:
-    from grpo_bench.evaluation.evaluator import Evaluation
-    from grpo_bench.training.loop import Progress
-
-
-class Silent:
-    """Watches nothing."""
-
-    def started(self, run: str, folder: Path) -> None:
-        """Nothing to do."""
-
-    def iteration(self, progress: Progress) -> None:
-        """Nothing to do."""
-
-    def evaluated(self, row: dict[str, float], evaluation: Evaluation) -> None:
-        """Nothing to do."""
-
-    def should_stop(self) -> bool:
-        """Never."""
-        return False
 
 
 def compared(store: RunStore, results: Path) -> dict[str, object]:
     """A stored run beside itself."""
-    done = start(stored_config(store), results, Silent(), timed=False)
+    done = start(stored_config(store), results, Nobody(), timed=False)
     left, right = store.points(), done.store.points()
     ours = [name for name in left if not str(name).endswith("seconds") and name != "peak_memory_bytes"]
     same_rows = len(left) == len(right)

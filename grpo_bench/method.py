@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CURRENT = "current"
 """The trained weights themselves, where an average of them could be named."""
+BEHAVIOUR = "behaviour"
+"""What a method needs of the policy that drew the images, and the copy that is kept of it where no average is one."""
 
 
 class MethodConfig(Settings):

@@ -118,6 +118,7 @@ class Evaluator:
         self._policy, self._handle, self.conditioning, self._ranks = policy, handle, conditioning, ranks
         self.prompts, self._settings, self._rewards = tuple(prompts), settings, rewards
         self._weights, self._gold, self._decode_batch = weights, gold, decode_batch
+        self._place_P = ranks.share(np.arange(len(prompts)))
         self._probe = self._probe_states()
         self._base = self._probe_predictions()
 
@@ -151,8 +152,7 @@ class Evaluator:
 
     def _sample(self, noise: int) -> Images:
         """Of all prompts, each drawn by the rank that it belongs to."""
-        ranks, count = self._ranks, len(self.prompts)
-        place_P = ranks.share(np.arange(count))
+        ranks, place_P, count = self._ranks, self._place_P, len(self.prompts)
         with ranks.together():
             images = sample(
                 self._policy,
@@ -168,8 +168,7 @@ class Evaluator:
 
     def _score(self, images: Images) -> Mapping[str, Floats]:
         """Scores (P, I) by reward and component, each prompt's by the rank that it belongs to."""
-        ranks, count = self._ranks, len(self.prompts)
-        place_P = ranks.share(np.arange(count))
+        ranks, place_P, count = self._ranks, self._place_P, len(self.prompts)
         own = images[place_P]
         flat = own.reshape(-1, *own.shape[2:])
         names = [self.prompts[place] for place in place_P for _ in range(own.shape[1])]

@@ -20,7 +20,7 @@ from grpo_bench.forest.rollout import Credit, Floats, Ints, Rollout
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.guard import calling
 from grpo_bench.metering.ledger import Counts, Ledger, check
-from grpo_bench.method import CURRENT, Draws, ForwardMethod, Method, MethodConfig
+from grpo_bench.method import BEHAVIOUR, CURRENT, Draws, ForwardMethod, Method, MethodConfig
 from grpo_bench.policies.base import Policy
 from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.gaussian import Likelihood
@@ -29,7 +29,7 @@ from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.averages import Averages, Ema
 from grpo_bench.training.credit_log import CreditLog
 from grpo_bench.training.losses.edges import Batch, Diagnostics, Objective
-from grpo_bench.training.losses.forward import BEHAVIOUR, ForwardObjective
+from grpo_bench.training.losses.forward import ForwardObjective
 from grpo_bench.training.planning import declared, draws_of
 from grpo_bench.training.ranks import ALONE, Ranks
 from grpo_bench.training.slope import slopes

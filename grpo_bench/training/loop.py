@@ -64,6 +64,32 @@ class Recorder(Protocol):
         """Store what a resume needs."""
 
 
+class Nobody:
+    """Watches nothing and records nothing: the ranks that do neither, and whoever wants the result alone."""
+
+    def started(self, run: str, folder: Path) -> None:
+        """Nothing to do."""
+
+    def iteration(self, progress: Progress) -> None:
+        """Nothing to do."""
+
+    def evaluated(self, row: dict[str, float], evaluation: Evaluation) -> None:
+        """Nothing to do."""
+
+    def should_stop(self) -> bool:
+        """Never of its own."""
+        return False
+
+    def point(self, row: dict[str, float], evaluation: Evaluation) -> None:
+        """Nothing to do."""
+
+    def by_prompt(self, iteration: int, noise: int, scores: ByPrompt) -> None:
+        """Nothing to do."""
+
+    def checkpoint(self, session: Session) -> None:
+        """Nothing to do."""
+
+
 class Trainer:
     """Runs one session to its budget."""
 

@@ -14,7 +14,7 @@ from grpo_bench.forest.rollout import Bools
 from grpo_bench.forest.schedule import Grid, Prediction, Schedule
 from grpo_bench.guard import calling
 from grpo_bench.metering.ledger import TRAIN_WEIGHT, BudgetKind, Counts
-from grpo_bench.method import CURRENT, Draws, ForwardMethod, Method, MethodConfig
+from grpo_bench.method import BEHAVIOUR, CURRENT, Draws, ForwardMethod, Method, MethodConfig
 from grpo_bench.registry import METHODS
 from grpo_bench.sampling.kernels import KERNELS, make_schedule
 from grpo_bench.sampling.noise import Purpose, generator
@@ -135,7 +135,7 @@ def draws_of(method: Method[MethodConfig], schedule: Schedule) -> Draws | None:
 
 def frozen_evaluations(method: Method[MethodConfig], beta: float) -> int:
     """Evaluations without gradient beside each trained one: the reference policy's, and others of a forward loss."""
-    others = {"behaviour", *method.averages} & method.needs if isinstance(method, ForwardMethod) else set()
+    others = {BEHAVIOUR, *method.averages} & method.needs if isinstance(method, ForwardMethod) else set()
     return int(needs_reference(beta, method)) + len(others)
 
 
@@ -216,7 +216,7 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
 def known_needs(method: Method[MethodConfig]) -> frozenset[str]:
     """What `needs` may name."""
     if isinstance(method, ForwardMethod):
-        return frozenset({"reference", "behaviour", *method.averages})
+        return frozenset({"reference", BEHAVIOUR, *method.averages})
     return frozenset({"reference", "old_mean", "mean_log_prob"})
 
 

@@ -24,7 +24,7 @@ from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import RunStore, point_name
 from grpo_bench.training import checkpoint
 from grpo_bench.training.determinism import deterministic
-from grpo_bench.training.loop import Observer, Progress, Recorder, Trainer
+from grpo_bench.training.loop import Nobody, Observer, Recorder, Trainer
 from grpo_bench.training.planning import check_plan, make_method
 from grpo_bench.training.ranks import Ranks, joined
 from grpo_bench.training.session import Session, judges, open_session, pick_device, splits
@@ -195,7 +195,7 @@ def _go_on(store: RunStore, observer: Observer, timed: bool, ranks: Ranks) -> Ou
         return Outcome(store, store.record, fresh=False)
     if ranks.first:
         return _execute(store, observer, timed, ranks)
-    _train(store, stored_config(store), _Nobody(), ranks)
+    _train(store, stored_config(store), Nobody(), ranks)
     return Outcome(store, store.record, fresh=True)
 
 
@@ -268,40 +268,15 @@ def _train(store: RunStore, config: RunConfig, observer: Observer, ranks: Ranks)
         session = open_session(config, ranks)
         if ranks.first:
             store.save_record(store.record.model_copy(update={"versions": environment()}))
-            store.rewind()
+            point = store.rewind()
     log.info("clip %.3g, %d trained tensors", session.objective.clip, len(session.policy.parameters()))
-    point = store.checkpoints.latest()
+    if not ranks.first:  # the first has looked for it, which reads all of it
+        point = store.checkpoints.latest()
     if point is not None:
         checkpoint.load(point.path, session)
         log.info("resumed after iteration %d", session.ledger.iterations)
-    recorder: Recorder = _StoreRecorder(store, config.reward) if ranks.first else _Nobody()
+    recorder: Recorder = _StoreRecorder(store, config.reward) if ranks.first else Nobody()
     return Trainer(session, recorder, observer).run()
-
-
-class _Nobody:
-    """Watches and records on the ranks that do neither."""
-
-    def started(self, run: str, folder: Path) -> None:
-        """Nothing to do."""
-
-    def iteration(self, progress: Progress) -> None:
-        """Nothing to do."""
-
-    def evaluated(self, row: dict[str, float], evaluation: Evaluation) -> None:
-        """Nothing to do."""
-
-    def should_stop(self) -> bool:
-        """Never of its own."""
-        return False
-
-    def point(self, row: dict[str, float], evaluation: Evaluation) -> None:
-        """Nothing to do."""
-
-    def by_prompt(self, iteration: int, noise: int, scores: ByPrompt) -> None:
-        """Nothing to do."""
-
-    def checkpoint(self, session: Session) -> None:
-        """Nothing to do."""
 
 
 class _StoreRecorder:

@@ -14,7 +14,7 @@ from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Floats, Ints
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.guard import calling
-from grpo_bench.method import CURRENT, Draws, ForwardBatch, ForwardMethod, MethodConfig
+from grpo_bench.method import BEHAVIOUR, CURRENT, Draws, ForwardBatch, ForwardMethod, MethodConfig
 from grpo_bench.sampling.gaussian import each
 from grpo_bench.sampling.handle import Conditioning, Metered
 from grpo_bench.sampling.noise import Noise, Purpose
@@ -23,9 +23,6 @@ from grpo_bench.training.handed import handed
 
 if TYPE_CHECKING:
     from grpo_bench.training.losses.edges import Batch, Diagnostics
-
-BEHAVIOUR = "behaviour"
-"""What a method needs of the policy that drew the images, and the copy that is kept of it where no average is one."""
 
 
 @dataclass(frozen=True)
