@@ -40,11 +40,16 @@ def measure(config: RunConfig) -> dict[str, float]:
     logp_NP, reward_LP = stream.standard_normal((forest.nodes, PROMPTS)), stream.random((forest.images, PROMPTS))
     rollout = Rollout(forest, {"reward": reward_LP}, logp_NP, prompts=tuple(map(str, range(PROMPTS))))
     keep_EP = np.ones((forest.trained_edges, PROMPTS), dtype=bool)
+    served_T = np.zeros(schedule.steps, dtype=np.int64)  # one network along the whole grid
+
+    def micro_batches() -> None:
+        list(_micro_batches(forest, keep_EP, np.arange(PROMPTS), TRAIN_BATCH, served_T))
+
     return {
         "nodes": forest.nodes,
         "plan": planning,
         "credit": seconds(lambda: method.credit(rollout)),
-        "micro_batches": seconds(lambda: list(_micro_batches(forest, keep_EP, np.arange(PROMPTS), TRAIN_BATCH))),
+        "micro_batches": seconds(micro_batches),
         "draw": seconds(lambda: draw_text(forest)),
     }
 

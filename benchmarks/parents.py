@@ -42,11 +42,12 @@ def one_per_edge(bench: Bench, data: Batch) -> None:
 
     for start in range(0, len(pair_M2), training.train_batch):
         edge_B, prompt_B = pair_M2[start : start + training.train_batch].T
+        (regime,) = bench.handle.served(schedule.sigmas[:-1].tolist())
         step_B = forest.depth_N[forest.trained_parents[parent_E[edge_B]]]
         prompt_rows = torch.as_tensor(prompt_B, device=device)
         x_BCHW = grown.parent_KPZ[torch.as_tensor(parent_E[edge_B], device=device), prompt_rows]
         conditioning = data.conditioning.select(prompt_rows)
-        v_BCHW = bench.handle.predict(x_BCHW, on_device(schedule.sigmas[step_B]), conditioning, "train")
+        v_BCHW = bench.handle.predict(x_BCHW, on_device(schedule.sigmas[step_B]), conditioning, "train", regime)
         mean_BCHW = transition_mean(x_BCHW, v_BCHW, on_device(schedule.x_T[step_B]), on_device(schedule.v_T[step_B]))
         edge_rows, std_B = torch.as_tensor(edge_B, device=device), on_device(schedule.std_T[step_B])
         edges = EdgeBatch(

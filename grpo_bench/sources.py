@@ -235,9 +235,14 @@ def _named(path: Path) -> Iterator[tuple[str, Path]]:
 
 def _module_of(file: Path) -> str:
     """The name under which a file was imported; empty where it was not."""
-    real = os.path.realpath(file)
+    real = _real(str(file))
     own = ((name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items()))
-    return next((name for name, path in own if path and os.path.realpath(path) == real), "")
+    return next((name for name, path in own if path and _real(path) == real), "")
+
+
+@cache  # asked of some thousand modules for every file that a plugin opened
+def _real(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def _is(question: Callable[[Path], bool], path: Path) -> bool:

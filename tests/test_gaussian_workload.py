@@ -14,6 +14,7 @@ from tiny import CPU
 from grpo_bench.config import RunConfig, build
 from grpo_bench.errors import UserError
 from grpo_bench.registry import WORKLOADS
+from grpo_bench.sampling.handle import Regime
 from grpo_bench.sampling.schedule import shifted_grid
 from grpo_bench.store.run import RunStore
 from grpo_bench.training.run import start
@@ -40,7 +41,7 @@ def test_the_velocity_is_the_conditional_expectation(sigma: float) -> None:
 
     # then the untrained policy predicts exactly that
     x_BCHW = torch.tensor(x_BD.reshape(2, *SHAPE), dtype=torch.float32)
-    v_BCHW = made.predict(x_BCHW, torch.full((2,), sigma), made.encode(PROMPTS), 1.0)
+    v_BCHW = made.predict(x_BCHW, torch.full((2,), sigma), made.encode(PROMPTS), ALONE)
     np.testing.assert_allclose(v_BCHW.detach().flatten(1), expected, rtol=1e-4, atol=2e-5)
 
 
@@ -49,10 +50,10 @@ def test_rows_of_one_batch_have_their_own_sigma_and_prompt() -> None:
     sigma_B, row_B = torch.tensor([1.0, 0.5, 0.2, 0.5]), torch.tensor([0, 1, 1, 0])
     conditioning = made.encode(PROMPTS)
 
-    together = made.predict(x_BCHW, sigma_B, conditioning.select(row_B), 1.0)
+    together = made.predict(x_BCHW, sigma_B, conditioning.select(row_B), ALONE)
 
     for i in range(4):
-        alone = made.predict(x_BCHW[i : i + 1], sigma_B[i : i + 1], conditioning.select(row_B[i : i + 1]), 1.0)
+        alone = made.predict(x_BCHW[i : i + 1], sigma_B[i : i + 1], conditioning.select(row_B[i : i + 1]), ALONE)
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-5, atol=1e-6)
 
 
@@ -71,7 +72,9 @@ def test_the_residual_is_affine_in_the_latent() -> None:
     x_BCHW, sigma_B = torch.ones(1, *SHAPE), torch.tensor([SDE.sigmas[3]], dtype=torch.float32)
     conditioning = made.encode(PROMPTS[:1])
 
-    difference = made.predict(x_BCHW, sigma_B, conditioning, 1.0) - plain.predict(x_BCHW, sigma_B, conditioning, 1.0)
+    difference = made.predict(x_BCHW, sigma_B, conditioning, ALONE) - plain.predict(
+        x_BCHW, sigma_B, conditioning, ALONE
+    )
 
     weights = dict(made.parameters())
     expected = weights["weight"][3] @ torch.ones(NUMBERS) + weights["bias"][3]
@@ -111,6 +114,7 @@ def test_a_prompts_gaussian_depends_on_its_text_alone() -> None:
     assert one.covariance[0, 1] == pytest.approx(PINNED_COVARIANCE, rel=1e-9)
 
 
+ALONE = Regime("denoiser")
 PINNED_MEAN = [0.12850451338495827, -0.6553121837658277]
 PINNED_COVARIANCE = -0.1953312033115703
 
@@ -161,7 +165,7 @@ def test_the_reference_is_the_exact_flow_after_training() -> None:
     made.keep_reference()
     for _, weight in made.parameters():
         weight.data = weight.data + 1
-    arguments = torch.ones(1, *SHAPE), torch.tensor([0.5]), made.encode(PROMPTS[:1]), 1.0
+    arguments = torch.ones(1, *SHAPE), torch.tensor([0.5]), made.encode(PROMPTS[:1]), ALONE
 
     with made.reference():
         assert torch.equal(made.predict(*arguments), plain.predict(*arguments))

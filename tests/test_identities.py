@@ -18,7 +18,7 @@ from grpo_bench.method import Method, MethodConfig
 from grpo_bench.policies.sd3 import SD3Policy
 from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.gaussian import Likelihood, log_prob
-from grpo_bench.sampling.handle import Conditioning, Metered
+from grpo_bench.sampling.handle import Conditioning, Metered, Regime
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.sampling.schedule import shifted_grid
@@ -112,7 +112,8 @@ def test_one_evaluation_a_parent_gives_the_gradient_of_one_an_edge(pipeline: Pat
         i = int(forest.depth_N[parent])
         for p in range(len(PROMPTS)):
             x = grown.parent_KPZ[forest.trained_parents.tolist().index(parent), p][None]
-            v = sd3.predict(x, torch.tensor([SCHEDULE.sigmas[i]]).float(), conditioning.select(torch.tensor([p])), 1.0)
+            sigma_B, own = torch.tensor([SCHEDULE.sigmas[i]]).float(), conditioning.select(torch.tensor([p]))
+            v = sd3.predict(x, sigma_B, own, Regime("transformer"))
             mean = float(SCHEDULE.x_T[i]) * x + float(SCHEDULE.v_T[i]) * v
             std = torch.tensor([SCHEDULE.std_T[i]]).float()
             logp = log_prob(grown.child_EPZ[e, p][None], mean, std, Likelihood())

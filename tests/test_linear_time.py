@@ -31,7 +31,7 @@ class TestTheSameValues:
     def test_micro_batches(self, forest: Forest, size: int, chosen: set[int], seed: int) -> None:
         prompts = np.array(sorted(chosen))
         keep_EP = np.random.default_rng(seed).random((forest.trained_edges, PROMPTS)) < 0.7
-        found = list(_micro_batches(forest, keep_EP, prompts, size))
+        found = list(_micro_batches(forest, keep_EP, prompts, size, np.zeros(forest.steps, dtype=np.int64)))
         expected = list(searched_micro_batches(forest, keep_EP, prompts, size))
         assert len(found) == len(expected)
         for mine, theirs in zip(found, expected, strict=True):

@@ -30,7 +30,7 @@ from grpo_bench.training.averages import Averages
 from grpo_bench.training.checkpoint import AVERAGES
 from grpo_bench.training.losses.edges import Batch, Diagnostics
 from grpo_bench.training.losses.forward import ForwardObjective, ForwardSamples
-from grpo_bench.training.planning import declared, draws_of
+from grpo_bench.training.planning import declared, drawn, draws_of
 from grpo_bench.training.run import start
 
 SCHEDULE: Schedule = make_schedule(shifted_grid(4), "flow-sde")
@@ -159,7 +159,8 @@ class TestCounts:
         nft, schedule = method("nft"), make_schedule(shifted_grid(10), "flow-sde")
         forest = nft.plan(0, np.random.default_rng(0), schedule)
         keep_NP = np.ones((forest.nodes, 1), dtype=bool)
-        counts = declared(forest, nft, keep_NP, draws=draws_of(nft, schedule))
+        forward_nfe = drawn(draws_of(nft, schedule), forest, 1)
+        counts = declared(forest, nft, keep_NP, evaluations_T=np.ones(10, dtype=np.int64), forward_nfe=forward_nfe)
         assert counts == Counts(rollout_nfe=240, train_nfe=216, reference_nfe=432, trained_edges=0, images=24)
 
     @pytest.mark.parametrize(("weight", "frozen"), [(1e-4, 2), (0.0, 1)])

@@ -59,7 +59,7 @@ def latents(count: int = 2) -> torch.Tensor:
 def epsilon(sd: SDPolicy, prompts: list[str] = PROMPTS, guidance: float = 1.0) -> torch.Tensor:
     """The prediction at fixed latents and timesteps 901 and 301, with gradient."""
     sigma_B = torch.tensor([0.901, 0.301])
-    return sd.predict(latents(), sigma_B, sd.encode(prompts), guidance)
+    return sd.predict(latents(), sigma_B, sd.encode(prompts), sd.regime(0.5, guidance))
 
 
 def test_the_family_is_registered() -> None:

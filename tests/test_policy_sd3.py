@@ -49,7 +49,7 @@ def velocity(sd3: SD3Policy, prompts: list[str] = PROMPTS, guidance: float = 1.0
     """The velocity at fixed latents, with gradient."""
     x_BCHW = torch.randn(len(prompts), *sd3.latent_shape, generator=torch.Generator().manual_seed(0))
     sigma_B = torch.linspace(0.9, 0.3, len(prompts))
-    return sd3.predict(x_BCHW, sigma_B, sd3.encode(prompts), guidance)
+    return sd3.predict(x_BCHW, sigma_B, sd3.encode(prompts), sd3.regime(0.5, guidance))
 
 
 @pytest.mark.parametrize("steps", [5, 10, 40])

@@ -94,9 +94,28 @@ def test_two_ranks_make_the_run_that_one_makes(tmp_path: Path) -> None:
 
 def test_prompts_that_ranks_do_not_divide_are_refused() -> None:
     with pytest.raises(UserError, match="do not divide by them"):
-        Ranks(0, 4).check(6, 2)
-    Ranks(1, 3).check(6, 2)
-    ALONE.check(5, 2)
+        Ranks(0, 4).check(6, 2, 8)
+    with pytest.raises(UserError, match=r"there are 2; raise evaluation\.prompts"):
+        Ranks(0, 3).check(6, 2, 2)
+    Ranks(1, 3).check(6, 2, 3)
+    ALONE.check(5, 2, 1)
+
+
+class Alike(Ranks):
+    """A rank whose neighbour did and counted exactly the same."""
+
+    def sum(self, counts: list[int]) -> list[int]:  # type: ignore[override]
+        return [2 * count for count in counts]
+
+
+def test_a_weight_that_no_rank_used_keeps_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW leaves a weight without gradient alone, and moves one whose gradient is zero."""
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda gradient: gradient.mul_(2))
+    used, unused = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    used.sum().backward()
+    Alike(0, 2).add_gradients([used, unused])
+    assert used.grad is not None and used.grad.tolist() == [2.0, 2.0]
+    assert unused.grad is None
 
 
 def test_every_prompt_belongs_to_one_rank() -> None:

@@ -15,7 +15,7 @@ from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest
 from grpo_bench.registry import METHODS, WORKLOADS
 from grpo_bench.resolve import flags, resolve
-from grpo_bench.training.planning import check_plan, declared, draws_of, make_method, plan_forest, plan_schedule
+from grpo_bench.training.planning import check_plan, declared, drawn, draws_of, make_method, plan_forest, plan_schedule
 
 FOLDER = ROOT / "suites" / "recipes"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -205,8 +205,9 @@ def test_its_forest_has_the_counts_of_its_paper(name: str) -> None:
     config = resolved(name)
     grown, method = forest(config), make_method(config)
 
-    draws, one = draws_of(method, plan_schedule(config)), np.ones((grown.nodes, 1), dtype=bool)
-    cost = declared(grown, method, one, draws=draws)
+    schedule, one = plan_schedule(config), np.ones((grown.nodes, 1), dtype=bool)
+    forward_nfe = drawn(draws_of(method, schedule), grown, 1)
+    cost = declared(grown, method, one, evaluations_T=np.ones(schedule.steps, dtype=np.int64), forward_nfe=forward_nfe)
     found = (cost.rollout_nfe, cost.train_nfe, cost.trained_edges, cost.images)
 
     assert [seen for seen, count in zip(found, COUNTS[name], strict=True) if count is not None] == [

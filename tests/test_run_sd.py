@@ -23,7 +23,7 @@ from grpo_bench.metering.ledger import Ledger
 from grpo_bench.policies.sd import SDPolicy
 from grpo_bench.sampling.engine import Trajectories, grow
 from grpo_bench.sampling.gaussian import Likelihood
-from grpo_bench.sampling.handle import Conditioning, Metered
+from grpo_bench.sampling.handle import Conditioning, Metered, Regime
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Noise, Purpose
 from grpo_bench.training.losses.edges import Diagnostics
@@ -209,7 +209,7 @@ def test_recorded_noise_and_log_probs_are_those_of_a_float64_reference(
         x_PCHW = out.parent_KPZ[np.searchsorted(forest.trained_parents, parent)]
         sigma_P = torch.full((len(PROMPTS),), float(schedule.sigmas[forest.depth_N[parent]]))
         with torch.no_grad():
-            eps = sd.predict(x_PCHW, sigma_P, conditioning, 1.0).double().numpy()
+            eps = sd.predict(x_PCHW, sigma_P, conditioning, Regime("unet")).double().numpy()
         x0hat = (x_PCHW.double().numpy() - (1 - now) ** 0.5 * eps) / now**0.5
         mean = after**0.5 * x0hat + (1 - after - std**2) ** 0.5 * eps
         child = out.child_EPZ[edge].double().numpy()
@@ -266,5 +266,5 @@ def test_a_chains_suffix_is_ddim_without_noise(pipeline: Path) -> None:
     for leaf, x_PCHW in zip(out.leaf_LPZ, last, strict=True):
         timestep = int(scheduler.timesteps[3])
         with torch.no_grad():
-            eps = sd.predict(x_PCHW, torch.full((3,), timestep / 1000), conditioning, 1.0)
+            eps = sd.predict(x_PCHW, torch.full((3,), timestep / 1000), conditioning, Regime("unet"))
         torch.testing.assert_close(leaf, scheduler.step(eps, timestep, x_PCHW).prev_sample, rtol=1e-5, atol=1e-5)

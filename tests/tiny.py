@@ -27,7 +27,7 @@ from grpo_bench.policies.sd3 import SD3Policy
 from grpo_bench.registry import METHODS
 from grpo_bench.sampling.engine import Trajectories
 from grpo_bench.sampling.gaussian import Likelihood
-from grpo_bench.sampling.handle import Conditioning, Denoiser, Metered
+from grpo_bench.sampling.handle import Conditioning, Denoiser, Metered, Regime
 from grpo_bench.training.losses.edges import Batch, Diagnostics, Objective
 
 diffusers_logging.disable_progress_bar()
@@ -139,13 +139,17 @@ class LinearDenoiser:
         self.base = (gain, push)
         self.evaluations = 0
 
+    def regime(self, sigma: float, guidance: float) -> Regime:
+        """See `Denoiser.regime`: one network, guided everywhere or nowhere."""
+        return Regime("linear", guidance, 2 if guidance > 1 else 1)
+
     def predict(
-        self, x_BCHW: torch.Tensor, sigma_B: torch.Tensor, conditioning: Conditioning, guidance: float
+        self, x_BZ: torch.Tensor, sigma_B: torch.Tensor, conditioning: Conditioning, regime: Regime
     ) -> torch.Tensor:
         """See `Denoiser.predict`."""
-        self.evaluations += len(x_BCHW) * (2 if guidance > 1 else 1)
-        code_B1 = conditioning.tensors["code"].view(-1, *(1,) * (x_BCHW.dim() - 1))
-        return self.gain * x_BCHW + max(guidance, 1.0) * self.push * code_B1
+        self.evaluations += len(x_BZ) * regime.evaluations
+        code_B1 = conditioning.tensors["code"].view(-1, *(1,) * (x_BZ.dim() - 1))
+        return self.gain * x_BZ + max(regime.guidance, 1.0) * self.push * code_B1
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -14,11 +14,11 @@ from grpo_bench.forest.builders import assemble
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Bools, Credit
 from grpo_bench.metering.ledger import Counts, Ledger
-from grpo_bench.method import Method, MethodConfig
+from grpo_bench.method import Draws, Method, MethodConfig
 from grpo_bench.sampling.engine import grow
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.training.losses.edges import Batch, Diagnostics
-from grpo_bench.training.planning import declared, draws_of
+from grpo_bench.training.planning import declared, drawn, draws_of
 
 RANDOM_FORESTS = 40
 NARROW = "a forest and its keep_NP are the whole cost of an iteration, and credit may narrow but not widen it"
@@ -34,7 +34,7 @@ def check_cost(subject: Subject) -> Iterator[Finding]:
         made = stage.iterate(method, iteration, ledger)
         faults += _weight_faults(made)
         counted = _train(stage, method, made.batch, ledger)
-        wanted = declared(made.planned, method, _kept(made), draws=stage.learner(method, ledger).draws)
+        wanted = _declared(stage, method, made.planned, _kept(made), stage.learner(method, ledger).draws)
         if not made.forest.same_as(made.planned):
             cost.see(np.inf, f"credit: it changed the forest of iteration {iteration}; {NARROW}")
         _compare(cost, wanted, counted, f"the forest of iteration {iteration}")
@@ -56,6 +56,14 @@ def _train(stage: Stage, method: Method[MethodConfig], batch: Batch, ledger: Led
     ledger.count("trained_edges", edges)
     ledger.count("images", int(np.prod(batch.trajectories.leaf_LPZ.shape[:2])))
     return ledger.counts()
+
+
+def _declared(
+    stage: Stage, method: Method[MethodConfig], forest: Forest, keep_NP: Bools, draws: Draws | None
+) -> Counts:
+    """Unguided, by one network."""
+    once_T, forward_nfe = np.ones(forest.steps, dtype=np.int64), drawn(draws, forest, len(stage.prompts))
+    return declared(forest, method, keep_NP, evaluations_T=once_T, forward_nfe=forward_nfe)
 
 
 def _kept(made: Iteration) -> Bools:
@@ -109,7 +117,7 @@ def _random(stage: Stage, method: Method[MethodConfig], worst: Worst) -> None:
             forest, schedule, grown, stage.conditioning, credit, None, noise, advantage_clip=ADVANTAGE_CLIP, draws=draws
         )
         counted = _train(stage, method, batch, ledger)
-        wanted = declared(forest, method, keep_NP, draws=draws)
+        wanted = _declared(stage, method, forest, keep_NP, draws)
         _compare(worst, wanted, counted, f"random forest {number}")
 
 

@@ -316,10 +316,14 @@ class Forest:
                 f"keep_NP holds a bool a node and prompt, got {keep_NP.dtype} of shape {keep_NP.shape}: "
                 f"give ({self.nodes}, prompts)"
             )
-        kept_EP = keep_NP[self.trained_edges_E]
+        return int(self.kept_parents(keep_NP).sum()), int(np.count_nonzero(keep_NP[self.trained_edges_E]))
+
+    def kept_parents(self, keep_NP: Bools) -> Ints:
+        """How often each node (N,) is evaluated in training: once for each prompt of which a child's edge is kept."""
         used_NP = np.zeros_like(keep_NP)
-        np.logical_or.at(used_NP, self.parent_N[self.trained_edges_E], kept_EP)
-        return int(np.count_nonzero(used_NP)), int(np.count_nonzero(kept_EP))
+        np.logical_or.at(used_NP, self.parent_N[self.trained_edges_E], keep_NP[self.trained_edges_E])
+        count_N: Ints = np.count_nonzero(used_NP, axis=1).astype(np.int64)
+        return count_N
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,10 +92,11 @@ def drawn(session: Session, conditioning: Conditioning, x_BZ: Tensor) -> Tensor:
     settings, policy = session.config.evaluation, session.policy
     schedule = make_schedule(policy.grid(settings.steps), "ode")
     handle = Metered(policy, Ledger(), guidance=settings.guidance, batch=len(x_BZ))
+    regime_T = handle.regimes(schedule.sigmas[:-1])
 
     def step(x_BZ: Tensor, at: int) -> Tensor:
         sigma_B = torch.full((len(x_BZ),), float(schedule.sigmas[at]), device=x_BZ.device)
-        v_BZ = handle.predict(x_BZ, sigma_B, conditioning, "eval")
+        v_BZ = handle.predict(x_BZ, sigma_B, conditioning, "eval", regime_T[at])
         return float(schedule.still_step.x[at]) * x_BZ + float(schedule.still_step.v[at]) * v_BZ
 
     for at in range(schedule.steps):

@@ -6,8 +6,8 @@ Shared here: full or low-rank training, the reference policy, precision, and wei
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,7 +20,7 @@ from grpo_bench.errors import UserError
 from grpo_bench.forest.schedule import Grid, Prediction
 from grpo_bench.policies.copies import WeightCopy
 from grpo_bench.policies.texts import Reading, Tokenizer, fixed_batches, read, visiting
-from grpo_bench.sampling.handle import Conditioning
+from grpo_bench.sampling.handle import Conditioning, Regime
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
@@ -29,7 +29,7 @@ ADAPTER = "default"
 
 
 class Policy(ABC):
-    """A trainable denoiser with its text encoders and decoder.
+    """A trainable denoiser, of one network or several, with its text encoders and decoder.
 
     Subclasses load a pipeline in `__init__`, hand the denoiser to `_adopt`, and implement the abstract methods.
     """
@@ -37,11 +37,12 @@ class Policy(ABC):
     name: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
     component: ClassVar[str]
-    """The denoiser's name in the pipeline."""
+    """The denoiser's name in the pipeline, of its first network where it has several."""
     prediction: ClassVar[Prediction] = "velocity"
     """What `predict` returns; it decides which kernels can sample from the policy."""
     pipeline_class: ClassVar[type[DiffusionPipeline]]
-    denoiser: ModelMixin
+    networks: Mapping[str, ModelMixin]
+    """What is trained, by component: one network, or several that serve noise levels of their own."""
     settings: ModelSection
     device: torch.device
 
@@ -107,24 +108,51 @@ class Policy(ABC):
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], fp32."""
 
-    @abstractmethod
-    def _network(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
-        """One unguided evaluation of the denoiser: what it predicts, velocity or epsilon."""
+    @property
+    def denoiser(self) -> ModelMixin:
+        """The network, of several the first."""
+        return self.networks[self.component]
 
-    def predict(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
-        """Velocity or epsilon (B, C, H, W), fp32; above guidance 1, empty and text predictions in one batch of 2 B."""
+    @abstractmethod
+    def _evaluate(self, network: nn.Module, x_BZ: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        """One unguided evaluation of a network: what it predicts, velocity or epsilon."""
+
+    def regime(self, sigma: float, guidance: float) -> Regime:
+        """What serves the states at noise level `sigma` where the run's guidance is `guidance`.
+
+        The first network at all of them, in two evaluations above guidance 1. A family overrides it whose networks
+        share the noise levels out, or that guides at some of them only.
+        """
+        return Regime(self.component, guidance, 2 if guidance > 1 else 1)
+
+    def predict(self, x_BZ: Tensor, sigma_B: Tensor, conditioning: Conditioning, regime: Regime) -> Tensor:
+        """Velocity or epsilon (B, Z), fp32; where it is guided, empty and text predictions in one batch of 2 B."""
+        network = self.networks[regime.network]
         with self._autocast():
-            if guidance <= 1:
-                return self._network(x_BCHW, sigma_B, dict(conditioning.tensors)).float()
-            both = self._network(
-                torch.cat([x_BCHW, x_BCHW]), torch.cat([sigma_B, sigma_B]), dict(conditioning.with_empty())
+            if regime.evaluations == 1:
+                return self._evaluate(network, x_BZ, sigma_B, dict(conditioning.tensors)).float()
+            both = self._evaluate(
+                network, torch.cat([x_BZ, x_BZ]), torch.cat([sigma_B, sigma_B]), dict(conditioning.with_empty())
             ).float()
-        empty_BCHW, text_BCHW = both.chunk(2)
-        return empty_BCHW + guidance * (text_BCHW - empty_BCHW)
+        empty_BZ, text_BZ = both.chunk(2)
+        return self.combine(text_BZ, empty_BZ, regime.guidance)
+
+    def combine(self, text_BZ: Tensor, empty_BZ: Tensor, guidance: float) -> Tensor:
+        """The guided prediction: the empty prompt's, moved towards the text's (classifier-free guidance)."""
+        return empty_BZ + guidance * (text_BZ - empty_BZ)
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """The trained weights by name, in a fixed order."""
-        return [(name, weight) for name, weight in self.denoiser.named_parameters() if weight.requires_grad]
+        """The trained weights by name, in a fixed order; of several networks, each under its component's name."""
+        return [
+            (f"{prefix}{name}", weight)
+            for prefix, network in self._prefixed()
+            for name, weight in network.named_parameters()
+            if weight.requires_grad
+        ]
+
+    def _prefixed(self) -> list[tuple[str, ModelMixin]]:
+        alone = len(self.networks) == 1
+        return [("" if alone else f"{name}.", network) for name, network in self.networks.items()]
 
     def reference(self) -> AbstractContextManager[None]:
         """A context in which `predict` is the policy as it was loaded."""
@@ -138,31 +166,40 @@ class Policy(ABC):
             self._frozen = WeightCopy(self.parameters())
 
     def save(self, folder: Path) -> None:
-        """Write the trained weights in diffusers' own format: a transformer folder, or LoRA safetensors with alpha."""
-        if self.settings.trainable == "full":
-            self.denoiser.save_pretrained(folder / self.component)
-            return
-        self._save_lora(folder)
+        """Write the trained weights in diffusers' own format: a network's folder, or LoRA safetensors with alpha.
+
+        Of several networks, each one's LoRA lies in a folder of its component's name.
+        """
+        for name, network in self.networks.items():
+            if self.settings.trainable == "full":
+                network.save_pretrained(folder / name)
+            else:
+                self._save_lora(network, self._lora_folder(folder, name))
 
     def restore(self, folder: Path) -> None:
         """Read back what `save` wrote into the existing weights, bit for bit."""
-        if self.settings.trainable == "full":
-            stored = {}
-            for file in sorted((folder / self.component).glob("*.safetensors")):
-                stored.update(load_file(file))
-            self.denoiser.load_state_dict({name: tensor.clone() for name, tensor in stored.items()})
-            return
-        from peft import set_peft_model_state_dict
+        for name, network in self.networks.items():
+            if self.settings.trainable == "full":
+                stored = {}
+                for file in sorted((folder / name).glob("*.safetensors")):
+                    stored.update(load_file(file))
+                network.load_state_dict({key: tensor.clone() for key, tensor in stored.items()})
+                continue
+            from peft import set_peft_model_state_dict
 
-        stored = load_file(folder / "pytorch_lora_weights.safetensors")
-        prefix = f"{self.component}."
-        set_peft_model_state_dict(
-            self.denoiser, {name.removeprefix(prefix): tensor.clone() for name, tensor in stored.items()}, ADAPTER
-        )
+            stored = load_file(self._lora_folder(folder, name) / "pytorch_lora_weights.safetensors")
+            prefix = f"{self.component}."
+            set_peft_model_state_dict(
+                network, {key.removeprefix(prefix): tensor.clone() for key, tensor in stored.items()}, ADAPTER
+            )
 
-    def _adopt(self, denoiser: ModelMixin) -> None:
-        """Freeze or prepare the denoiser's weights as the settings ask for."""
-        self.denoiser = denoiser
+    def _adopt(self, denoiser: ModelMixin, **others: ModelMixin) -> None:
+        """Freeze or prepare the networks' weights as the settings ask for; `others` by component."""
+        self.networks = {self.component: denoiser, **others}
+        for network in self.networks.values():
+            self._prepare(network)
+
+    def _prepare(self, denoiser: ModelMixin) -> None:
         denoiser.requires_grad_(False)
         denoiser.eval()
         if self.settings.trainable == "lora":
@@ -177,9 +214,10 @@ class Policy(ABC):
                 ),
                 ADAPTER,
             )
-            for _, weight in self.parameters():
+            adapted = [weight for weight in denoiser.parameters() if weight.requires_grad]
+            for weight in adapted:
                 weight.data = weight.data.float()
-            if not self.parameters():
+            if not adapted:
                 raise UserError("this model has no attention layers that LoRA could adapt; use model.trainable=full")
         else:
             denoiser.requires_grad_(True)
@@ -194,20 +232,23 @@ class Policy(ABC):
 
     @contextmanager
     def _without_adapter(self) -> Iterator[None]:
-        self.denoiser.disable_adapters()
-        try:
+        with ExitStack() as back:
+            for network in self.networks.values():
+                network.disable_adapters()
+                back.callback(network.enable_adapters)
             yield
-        finally:
-            self.denoiser.enable_adapters()
 
-    def _save_lora(self, folder: Path) -> None:
+    def _lora_folder(self, folder: Path, name: str) -> Path:
+        return folder if len(self.networks) == 1 else folder / name
+
+    def _save_lora(self, network: ModelMixin, folder: Path) -> None:
         from peft import get_peft_model_state_dict
 
         # Without the metadata diffusers forgets lora_alpha, and the reloaded adapter would be scaled otherwise.
         self.pipeline_class.save_lora_weights(
             folder,
             **{
-                f"{self.component}_lora_layers": get_peft_model_state_dict(self.denoiser, adapter_name=ADAPTER),
-                f"{self.component}_lora_adapter_metadata": self.denoiser.peft_config[ADAPTER].to_dict(),
+                f"{self.component}_lora_layers": get_peft_model_state_dict(network, adapter_name=ADAPTER),
+                f"{self.component}_lora_adapter_metadata": network.peft_config[ADAPTER].to_dict(),
             },
         )

@@ -99,14 +99,14 @@ class SDPolicy(Policy):
         image_BCHW: Tensor = self._vae.decode(latent_BCHW / self._vae.config.scaling_factor, return_dict=False)[0]
         return (image_BCHW / 2 + 0.5).clamp(0, 1)
 
-    def _network(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
-        epsilon_BCHW: Tensor = self.denoiser(
-            x_BCHW,
+    def _evaluate(self, network: nn.Module, x_BZ: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        epsilon_BZ: Tensor = network(
+            x_BZ,
             (sigma_B * self._alpha.size).round().clamp(max=self._alpha.size - 1),
             encoder_hidden_states=conditioning["tokens"],
             return_dict=False,
         )[0]
-        return epsilon_BCHW
+        return epsilon_BZ
 
 
 def _check_scheduler(found: PipelineFolder[StableDiffusionPipeline]) -> None:

@@ -115,15 +115,15 @@ class SD3Policy(Policy):
         image_BCHW: Tensor = self._vae.decode(scaled_BCHW, return_dict=False)[0]
         return (image_BCHW / 2 + 0.5).clamp(0, 1)
 
-    def _network(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
-        velocity_BCHW: Tensor = self.denoiser(
-            hidden_states=x_BCHW,
+    def _evaluate(self, network: nn.Module, x_BZ: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        velocity_BZ: Tensor = network(
+            hidden_states=x_BZ,
             timestep=sigma_B * self._scheduler.config.num_train_timesteps,
             encoder_hidden_states=conditioning["tokens"],
             pooled_projections=conditioning["pooled"],
             return_dict=False,
         )[0]
-        return velocity_BCHW
+        return velocity_BZ
 
     def _shift_exponent(self) -> float:
         """SD3.5's dynamic shift: linear in the number of image tokens (diffusers' `calculate_shift`)."""

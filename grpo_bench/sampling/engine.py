@@ -91,7 +91,6 @@ def _follow(
 ) -> None:
     """Fill in the children that the nodes of one grid point have at another one, and keep what is trained of them."""
     device, start, end = x_DPZ.device, int(forest.start_N[child_C[0]]), int(forest.depth_N[child_C[0]])
-    factor = 1.0 if forest.noise_T is None else forest.noise_T[start]
     # A depth's nodes have consecutive ids: a parent's row is its id less the depth's first id.
     row_C, noisy_C = forest.parent_N[child_C] - forest.depth_start[start], forest.stochastic_N[child_C]
     still, noisy = (_rows(mask_C, device) for mask_C in (~noisy_C, noisy_C))

@@ -54,7 +54,7 @@ def save(folder: Path, session: Session) -> None:
 
 @torch.no_grad()
 def check_sound(session: Session) -> None:
-    """Look at every weight, and at one evaluation, charged to a ledger of its own because it is no part of the run.
+    """Look at every weight, and at one evaluation of every network, which is charged to no ledger of the run.
 
     Raises:
         Diverged: one of them is not finite.
@@ -66,10 +66,11 @@ def check_sound(session: Session) -> None:
     policy = session.policy
     conditioning = session.evaluator.conditioning.select(torch.zeros(1, dtype=torch.int64, device=policy.device))
     x_BZ = torch.zeros((1, *policy.latent_shape), device=policy.device)
-    sigma_B = torch.full((1,), 0.5, device=policy.device)
     handle = Metered(policy, Ledger(), guidance=session.handle.guidance, batch=1)
-    if not bool(torch.isfinite(handle.predict(x_BZ, sigma_B, conditioning, "setup")).all()):
-        raise Diverged(f"the policy gives a NaN or Inf {after}")
+    for regime, sigma in handle.served(session.schedule.sigmas[:-1].tolist()).items():
+        sigma_B = torch.full((1,), sigma, device=policy.device)
+        if not bool(torch.isfinite(handle.predict(x_BZ, sigma_B, conditioning, "setup", regime)).all()):
+            raise Diverged(f"the policy gives a NaN or Inf {after}")
 
 
 def load(folder: Path, session: Session) -> None:

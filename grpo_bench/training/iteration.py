@@ -266,5 +266,16 @@ def check_cost(learner: Learner, batch: Batch, counted: Counts) -> None:
     """
     keep_NP = np.zeros((batch.forest.nodes, batch.keep_EP.shape[1]), dtype=bool)
     keep_NP[batch.forest.trained_edges_E] = batch.keep_EP
-    cost, method = learner.handle.cost, learner.method
-    check(declared(batch.forest, method, keep_NP, evaluations=cost, beta=learner.beta, draws=learner.draws), counted)
+    handle, forward_nfe = learner.handle, 0
+    if batch.forward is not None:
+        row_R3 = batch.forward.rows(np.arange(keep_NP.shape[1]))
+        forward_nfe = int(handle.evaluations(batch.forward.times(row_R3)).sum())
+    cost = declared(
+        batch.forest,
+        learner.method,
+        keep_NP,
+        evaluations_T=handle.evaluations(batch.schedule.sigmas[:-1]),
+        beta=learner.beta,
+        forward_nfe=forward_nfe,
+    )
+    check(cost, counted)

@@ -10,7 +10,7 @@ import numpy as np
 from grpo_bench.config import RunConfig, SamplingSection, validated
 from grpo_bench.errors import PluginFailed, UserError, nearest
 from grpo_bench.forest.forest import Forest
-from grpo_bench.forest.rollout import Bools
+from grpo_bench.forest.rollout import Bools, Ints
 from grpo_bench.forest.schedule import Grid, Prediction, Schedule
 from grpo_bench.guard import calling
 from grpo_bench.metering.ledger import TRAIN_WEIGHT, BudgetKind, Counts
@@ -139,14 +139,19 @@ def frozen_evaluations(method: Method[MethodConfig], beta: float) -> int:
     return int(needs_reference(beta, method)) + len(others)
 
 
+def drawn(draws: Draws | None, forest: Forest, prompts: int) -> int:
+    """Samples that a forward method noises in one iteration; none without draws."""
+    return draws.number * forest.images * prompts if draws else 0
+
+
 def declared(
     forest: Forest,
     method: Method[MethodConfig],
     keep_NP: Bools,
     *,
-    evaluations: int = 1,
+    evaluations_T: Ints,
     beta: float = 0.0,
-    draws: Draws | None = None,
+    forward_nfe: int = 0,
 ) -> Counts:
     """The exact cost of one iteration, before or after pruning: what the ledger must count.
 
@@ -154,22 +159,30 @@ def declared(
         forest: of the iteration.
         method: for what else it needs evaluated.
         keep_NP: which trained edges are kept, for each of P prompts.
-        evaluations: network evaluations of one prediction (two where it is guided).
+        evaluations_T: network evaluations of one prediction at each of the grid's points (two where it is guided).
         beta: weight of the KL to the reference policy.
-        draws: a forward method's.
+        forward_nfe: the evaluations of a forward method's draws.
     """
     prompts = keep_NP.shape[1]
-    parents, edges = forest.kept_cost(keep_NP)
-    train_nfe = (parents + (draws.number if draws else 0) * forest.images * prompts) * evaluations
+    _, edges = forest.kept_cost(keep_NP)
+    cost_N = np.append(evaluations_T, 0)[forest.depth_N]  # a leaf is evaluated by no network
+    train_nfe = int(forest.kept_parents(keep_NP) @ cost_N) + forward_nfe
     reference_nfe = train_nfe * frozen_evaluations(method, beta)
-    return Counts(forest.rollout_nfe * prompts * evaluations, train_nfe, reference_nfe, edges, forest.images * prompts)
+    return Counts(int(cost_N.sum()) * prompts, train_nfe, reference_nfe, edges, forest.images * prompts)
 
 
 def iteration_cost(forest: Forest, config: RunConfig, method: Method[MethodConfig], schedule: Schedule) -> Cost:
     """The exact cost of one iteration before pruning."""
     everything_NP = np.ones((forest.nodes, config.training.prompts), dtype=bool)
     evaluations, draws = 2 if config.sampling.guidance > 1 else 1, draws_of(method, schedule)
-    counts = declared(forest, method, everything_NP, evaluations=evaluations, beta=config.objective.beta, draws=draws)
+    counts = declared(
+        forest,
+        method,
+        everything_NP,
+        evaluations_T=np.full(schedule.steps, evaluations),
+        beta=config.objective.beta,
+        forward_nfe=drawn(draws, forest, config.training.prompts) * evaluations,
+    )
     reward_calls = counts.images * len(config.reward.weights)
     return Cost(**asdict(counts), reward_calls=reward_calls, updates=config.training.updates)
 

@@ -40,11 +40,11 @@ class Ranks:
         """This rank's of some places: every `world`th."""
         return index[self.rank :: self.world]
 
-    def check(self, prompts: int, updates: int) -> None:
-        """Every update's prompts divide by the ranks, so that all of them take part in it alike.
+    def check(self, prompts: int, updates: int, evaluated: int) -> None:
+        """Every update's prompts divide by the ranks, so that all of them take part in it alike, and in evaluation too.
 
         Raises:
-            UserError: they do not.
+            UserError: they do not, or fewer prompts are evaluated than there are ranks.
         """
         if self.world == 1:
             return
@@ -52,6 +52,11 @@ class Ranks:
             raise UserError(
                 f"{self.world} ranks share each update's prompts, and training.prompts = {prompts} in "
                 f"training.updates = {updates} do not divide by them; make it a multiple of {updates * self.world}"
+            )
+        if evaluated < self.world:
+            raise UserError(
+                f"{self.world} ranks share the evaluated prompts, and there are {evaluated}; raise evaluation.prompts, "
+                "hold out more, or start fewer ranks"
             )
 
     def rows(self, own: NDArray[Number], place: Ints, size: int) -> NDArray[Number]:
@@ -87,13 +92,17 @@ class Ranks:
         return flag if self.world == 1 else bool(self.sum([int(flag)])[0])
 
     def add_gradients(self, weights: Sequence[Tensor]) -> None:
-        """Sum the gradients over the ranks; a weight that this rank did not use has a gradient of zero."""
+        """Sum the gradients over the ranks; zero stands for a rank's that did not use a weight.
+
+        A weight that no rank used has none, so that the optimiser leaves it alone, as in one process.
+        """
         if self.world == 1:
             return
         import torch
         import torch.distributed as dist
 
-        for weight in weights:
+        used = self.sum([int(weight.grad is not None) for weight in weights])
+        for weight in (weight for weight, ranks in zip(weights, used, strict=True) if ranks):
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
             dist.all_reduce(weight.grad)

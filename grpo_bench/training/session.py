@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TypeVar
 
 import numpy as np
@@ -168,7 +169,6 @@ def open_session(config: RunConfig, ranks: Ranks = ALONE) -> Session:
     """
     device = pick_device(config.device)
     ledger = synchroniser(device)
-    ranks.check(config.training.prompts, config.training.updates)
     with ledger.phase("setup"):
         return _build(config, device, ledger, ranks)
 
@@ -178,6 +178,7 @@ def _build(config: RunConfig, device: torch.device, ledger: Ledger, ranks: Ranks
     prompts = splits(config)
     workload = WORKLOADS.get(config.workload)
     held_out = evaluation_prompts(prompts[config.evaluation.split], config.evaluation.prompts)
+    ranks.check(config.training.prompts, config.training.updates, len(held_out))
     rewards = judges(config)
     for name, reward in rewards.items():
         with calling(f"reward {name!r}"):
@@ -272,13 +273,15 @@ def warm_up(session: Session) -> None:
     trained = len(forest.trained_parents) + (session.draws.number if session.draws else 0) * forest.images
     train = _micro_batch_sizes({trained * prompts}, config.training.train_batch)
     stream = generator(config.seed, Purpose.WARMUP, 0)
-    for size, gradient in [(s, False) for s in sorted(rollout)] + [(s, True) for s in sorted(train)]:
+    shapes = [(size, False) for size in sorted(rollout)] + [(size, True) for size in sorted(train)]
+    served = handle.served(session.schedule.sigmas[:-1].tolist())
+    for (size, gradient), (regime, sigma) in product(shapes, served.items()):
         x_BZ = torch.from_numpy(stream.standard_normal((size, *policy.latent_shape), dtype=np.float32))
         row_B = torch.zeros(size, dtype=torch.int64, device=policy.device)
-        sigma_B = torch.full((size,), 0.5, device=policy.device)
+        sigma_B = torch.full((size,), sigma, device=policy.device)
         with torch.set_grad_enabled(gradient):
             conditioning = session.evaluator.conditioning.select(row_B)
-            v_BZ = handle.predict(x_BZ.to(policy.device), sigma_B, conditioning, "setup")
+            v_BZ = handle.predict(x_BZ.to(policy.device), sigma_B, conditioning, "setup", regime)
             if gradient:
                 v_BZ.square().mean().backward()
     session.optimiser.zero_grad(set_to_none=True)

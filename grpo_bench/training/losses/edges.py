@@ -6,7 +6,7 @@ updates per forward pass", for every method).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -22,7 +22,7 @@ from grpo_bench.guard import calling
 from grpo_bench.method import Draws, EdgeBatch, Method, MethodConfig
 from grpo_bench.sampling.engine import Trajectories
 from grpo_bench.sampling.gaussian import Likelihood, gaussian_kl, log_prob, transition_mean
-from grpo_bench.sampling.handle import Conditioning, Metered
+from grpo_bench.sampling.handle import Conditioning, Metered, Regime
 from grpo_bench.sampling.noise import Noise
 from grpo_bench.training.handed import handed
 from grpo_bench.training.losses.forward import ForwardSamples
@@ -214,9 +214,13 @@ class Objective:
             This rank's part of the loss, and of the edges; with no kept edge nothing is evaluated and both are zero.
         """
         total, columns = batch.terms(prompts), batch.columns(prompts)
+        regime_T = self._handle.regimes(batch.schedule.sigmas[:-1])
+        changed_T = np.array([one != before for before, one in pairwise([regime_T[0], *regime_T])])
         parts: list[_Part] = []
-        for parent_B, edge_M, row_M in _micro_batches(batch.forest, batch.keep_EP, columns, self._train_batch):
-            part = self._evaluate(batch, parent_B, edge_M, row_M)
+        for parent_B, edge_M, row_M in _micro_batches(
+            batch.forest, batch.keep_EP, columns, self._train_batch, np.cumsum(changed_T)
+        ):
+            part = self._evaluate(batch, parent_B, edge_M, row_M, regime_T)
             (part.loss_M.sum() / total).backward()
             parts.append(part.detached())
         # Read back once, at the end: a read inside the loop would make the host wait for every micro-batch.
@@ -225,7 +229,7 @@ class Objective:
         edges = int(np.count_nonzero(batch.keep_EP[:, columns]))
         return sum(float(part.loss_M.sum()) for part in parts) / max(total, 1), edges
 
-    def _evaluate(self, batch: Batch, parent_B: Ints, edge_M: Ints, row_M: Ints) -> _Part:
+    def _evaluate(self, batch: Batch, parent_B: Ints, edge_M: Ints, row_M: Ints, regime_T: Sequence[Regime]) -> _Part:
         """Loss of the (edge, prompt) pairs `edge_M`, whose parents are rows `row_M` of the pairs `parent_B`."""
         forest, grown, coefficients_E = batch.forest, batch.trajectories, batch.coefficients_E
         device = grown.parent_KPZ.device
@@ -239,6 +243,7 @@ class Objective:
         _, first_G, mean_M = np.unique(shared_M, return_index=True, return_inverse=True)
         row_G, edge_G = row_M[first_G], edge_M[first_G, 0]
         point_B = forest.depth_N[forest.trained_parents[parent_B[:, 0]]]
+        regime = regime_T[point_B[0]]
 
         parent_rows, edge_rows = torch.as_tensor(parent_B, device=device), torch.as_tensor(edge_M, device=device)
         mean_of = torch.as_tensor(mean_M, device=device)
@@ -257,8 +262,8 @@ class Objective:
         # What is frozen comes first: the weights are exchanged for it, which no graph may see.
         reference_MZ = None
         if self.needs_reference:
-            reference_MZ = means(self._handle.predict_reference(x_BZ, sigma_B, conditioning))
-        mean_MZ = means(self._handle.predict(x_BZ, sigma_B, conditioning, "train"))
+            reference_MZ = means(self._handle.predict_reference(x_BZ, sigma_B, conditioning, regime))
+        mean_MZ = means(self._handle.predict(x_BZ, sigma_B, conditioning, "train", regime))
         old_mean_MZ = None
         if grown.old_mean_FPZ is not None:
             fan_M = torch.as_tensor(fan_E[edge_M[:, 0]], device=device)
@@ -293,8 +298,12 @@ class Objective:
             diagnostics.kl += float(part.kl_M.sum())
 
 
-def _micro_batches(forest: Forest, keep_EP: Bools, prompts: Ints, size: int) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """Cut the parents of the kept edges of `prompts` into micro-batches.
+def _micro_batches(
+    forest: Forest, keep_EP: Bools, prompts: Ints, size: int, served_T: Ints
+) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Cut the parents of the kept edges of `prompts` into micro-batches of at most `size`.
+
+    A micro-batch holds parents of one value of `served_T`, which never falls along the grid.
 
     Yields the (parent, prompt) pairs of a micro-batch (B, 2), its kept (edge, prompt) pairs (M, 2), and each pair's
     row among the parents (M,). Pairs are in order of parent or edge, then prompt.
@@ -311,10 +320,14 @@ def _micro_batches(forest: Forest, keep_EP: Bools, prompts: Ints, size: int) -> 
     row_M = row_KU[parent_E[edge_M2[:, 0]], edge_M2[:, 1]]
     for pair_X2 in (pair_R2, edge_M2):
         pair_X2[:, 1] = column_U[pair_X2[:, 1]]
+    served_R = served_T[forest.depth_N[forest.trained_parents[pair_R2[:, 0]]]]
+    first_R = np.searchsorted(served_R, served_R)  # where each pair's stretch of the grid begins
+    batch_R = np.cumsum((np.arange(len(pair_R2)) - first_R) % size == 0) - 1
+    starts = np.searchsorted(batch_R, np.arange(batch_R[-1] + 2 if len(batch_R) else 1))
     # Sorted once, since a search through all edges for every micro-batch would be quadratic; stable keeps their order.
-    order_M = np.argsort(row_M // size, kind="stable")
-    starts = np.arange(0, len(pair_R2), size)
-    cuts = np.searchsorted(row_M[order_M] // size, np.arange(len(starts) + 1))
-    for start, (first, last) in zip(starts, pairwise(cuts), strict=True):
+    batch_M = batch_R[row_M]
+    order_M = np.argsort(batch_M, kind="stable")
+    cuts = np.searchsorted(batch_M[order_M], np.arange(len(starts)))
+    for (start, end), (first, last) in zip(pairwise(starts), pairwise(cuts), strict=True):
         inside_M = order_M[first:last]
-        yield pair_R2[start : start + size], edge_M2[inside_M], row_M[inside_M] - start
+        yield pair_R2[start:end], edge_M2[inside_M], row_M[inside_M] - start

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from grpo_bench.errors import UserError
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Floats, Ints
 from grpo_bench.forest.schedule import Schedule
 from grpo_bench.guard import calling
 from grpo_bench.method import BEHAVIOUR, CURRENT, Draws, ForwardBatch, ForwardMethod, MethodConfig
 from grpo_bench.sampling.gaussian import each
-from grpo_bench.sampling.handle import Conditioning, Metered
+from grpo_bench.sampling.handle import Conditioning, Metered, Regime
 from grpo_bench.sampling.noise import Noise, Purpose
 from grpo_bench.training.averages import Averages
 from grpo_bench.training.handed import handed
@@ -47,9 +49,7 @@ class ForwardSamples:
 
     def times(self, row_R3: Ints) -> Floats:
         """The t (R,) that each row is noised to."""
-        image_I2, image_R = np.unique(row_R3[:, :2], axis=0, return_inverse=True)
-        time_ID = np.stack([self._times(leaf, prompt) for leaf, prompt in image_I2])
-        times: Floats = time_ID[image_R.reshape(-1), row_R3[:, 2]]
+        times: Floats = self._times_LPD[tuple(row_R3.T)]
         return times
 
     def points(self, row_R3: Ints) -> Ints:
@@ -68,6 +68,12 @@ class ForwardSamples:
         t_D = torch.as_tensor(self.times(row_R3), dtype=torch.float32, device=device)
         t_DZ = each(t_D, x_0)
         return x_0, t_D, (1 - t_DZ) * x_0 + t_DZ * torch.from_numpy(eps).to(device)
+
+    @cached_property
+    def _times_LPD(self) -> Floats:
+        images = np.ndindex(self.leaf_LPZ.shape[0], self.leaf_LPZ.shape[1])
+        times_ID = np.stack([self._times(leaf, prompt) for leaf, prompt in images])
+        return times_ID.reshape(*self.leaf_LPZ.shape[:2], self.draws.number)
 
     def _times(self, leaf: int, prompt: int) -> Floats:
         """All of an image's times, from the one stream that is named by it."""
@@ -120,8 +126,8 @@ class ForwardObjective:
         assert batch.forward is not None
         row_R3 = batch.forward.rows(batch.columns(prompts))
         losses, total = [], batch.terms(prompts)
-        for row_D3 in self._chunks(row_R3, batch.forward):
-            given = self._batch(batch.forward, batch.conditioning, row_D3)
+        for regime, row_D3 in self._chunks(row_R3, batch.forward):
+            given = self._batch(batch.forward, batch.conditioning, row_D3, regime)
             with calling(f"method {self._method.name!r}"), handed(given, self._method.name):
                 loss_D = self._method.forward_loss(given)
             (loss_D.sum() / total).backward()
@@ -129,20 +135,33 @@ class ForwardObjective:
         # Read back once, at the end: a read inside the loop would make the host wait for every micro-batch.
         return sum(float(loss) for loss in losses) / total, len(row_R3)
 
-    def _chunks(self, row_R3: Ints, samples: ForwardSamples) -> Iterator[Ints]:
+    def _chunks(self, row_R3: Ints, samples: ForwardSamples) -> Iterator[tuple[Regime, Ints]]:
+        """The rows in micro-batches that one regime serves.
+
+        Raises:
+            UserError: a group is to be compared whole, and its members' times lie in two regimes.
+        """
         size, group = self._train_batch, samples.forest.images
+        regime_R = self._handle.regimes(samples.times(row_R3))
         if samples.draws.whole_groups:
             size = size // group * group
-        for start in range(0, len(row_R3), size):
-            yield row_R3[start : start + size]
+            if any(one != regime_R[place // group * group] for place, one in enumerate(regime_R)):
+                raise UserError(
+                    f"method {self._method.name!r} compares a group's images at times of their own, which two networks "
+                    "of this model share out, or two strengths of its guidance; draw one time for a group (shared)"
+                )
+        for regime in dict.fromkeys(regime_R):
+            own_S3 = row_R3[[one == regime for one in regime_R]]
+            for start in range(0, len(own_S3), size):
+                yield regime, own_S3[start : start + size]
 
-    def _batch(self, samples: ForwardSamples, conditioning: Conditioning, row_D3: Ints) -> ForwardBatch:
+    def _batch(self, samples: ForwardSamples, conditioning: Conditioning, row_D3: Ints, regime: Regime) -> ForwardBatch:
         x_0, t_D, x_t = samples.noised(row_D3)
         selected = conditioning.select(torch.as_tensor(row_D3[:, 1], device=x_0.device))
         handle, needs, averages = self._handle, self._method.needs, self._averages
 
         def under(name: str) -> Tensor:
-            return handle.predict_frozen(x_t, t_D, selected, averages.applied(name))
+            return handle.predict_frozen(x_t, t_D, selected, regime, averages.applied(name))
 
         group = None
         if samples.draws.whole_groups:
@@ -151,13 +170,13 @@ class ForwardObjective:
         advantage_D = samples.advantage_LP[row_D3[:, 0], row_D3[:, 1]]
         # What is frozen comes first: the weights are exchanged for it, which no graph may see.
         v_behaviour = under(self._behaviour) if BEHAVIOUR in needs else None
-        v_reference = handle.predict_reference(x_t, t_D, selected) if "reference" in needs else None
+        v_reference = handle.predict_reference(x_t, t_D, selected, regime) if "reference" in needs else None
         v_average = {name: under(name) for name in self._method.averages if name in needs}
         return ForwardBatch(
             x_0=x_0,
             t=t_D,
             x_t=x_t,
-            v=handle.predict(x_t, t_D, selected, "train"),
+            v=handle.predict(x_t, t_D, selected, "train", regime),
             advantage=torch.as_tensor(advantage_D, dtype=torch.float32, device=x_0.device),
             advantage_clip=samples.advantage_clip,
             v_behaviour=v_behaviour,

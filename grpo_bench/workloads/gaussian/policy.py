@@ -142,9 +142,9 @@ class GaussianPolicy(Policy):
         tall_BCHW = image_BCHW.repeat_interleave(self._height // SHAPE[1], dim=2)
         return tall_BCHW.repeat_interleave(self._width // SHAPE[2], dim=3)
 
-    def _network(self, x_BCHW: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
-        velocity_BD: Tensor = self.denoiser(x_BCHW.flatten(1), sigma_B, conditioning)
-        return velocity_BD.view_as(x_BCHW)
+    def _evaluate(self, network: nn.Module, x_BZ: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        velocity_BD: Tensor = network(x_BZ.flatten(1), sigma_B, conditioning)
+        return velocity_BD.view_as(x_BZ)
 
 
 def _check(settings: ModelSection) -> None:
