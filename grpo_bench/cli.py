@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from grpo_bench import __version__
+from grpo_bench.builtin import BASELINE, PREFERENCE
 from grpo_bench.commands.bundle import bundle, verify
 from grpo_bench.commands.claims import claims
 from grpo_bench.commands.compare import compare
@@ -202,7 +203,7 @@ def plan(
     set_: Sets = None,
     plugin: Plugins = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of random windows.")] = None,
-    baseline: Annotated[str, typer.Option(help="Method to compare one method's costs with.")] = "flat",
+    baseline: Annotated[str, typer.Option(help="Method to compare one method's costs with.")] = BASELINE,
     png: Annotated[Path | None, typer.Option(help="Also draw the forest into this picture.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the costs a prompt as one JSON line only.")] = False,
 ) -> None:
@@ -368,7 +369,7 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
-MODELS = (*DESIGNS, "shapes-pref")
+MODELS = (*DESIGNS, PREFERENCE)
 """What `pretrain` makes."""
 
 

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from grpo_bench.builtin import DEFAULT_METHOD, DEFAULT_POLICY, DEFAULT_REWARD, DEFAULT_WORKLOAD
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.metering.ledger import BUDGET_KINDS, BudgetKind
 from grpo_bench.settings import Settings
@@ -48,7 +49,7 @@ class MethodSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
-    name: str = "tree"
+    name: str = DEFAULT_METHOD
     """Registered name of the method."""
 
     @property
@@ -62,7 +63,7 @@ class RewardSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
-    name: str = "shapes"
+    name: str = DEFAULT_REWARD
     """A reward, or several with weights: `shapes-correctness:0.8,shapes-appeal:0.2`."""
     combine: Literal["zscore", "raw"] = "zscore"
     """Several rewards: z-score each, then add; or add raw scores, then z-score."""
@@ -106,7 +107,7 @@ class ModelSection(Section):
     """Folder or hub id of a diffusers pipeline; empty: the workload's own."""
     revision: str = ""
     """Commit, branch or tag of a hub id; empty: its main branch. A stored config has the commit it was resolved to."""
-    policy: str = "sd3"
+    policy: str = DEFAULT_POLICY
     """Model family, which decides how the pipeline is read."""
     max_sequence_length: int = Field(256, ge=0, le=MANY)
     """Length of the T5 text tokens; 0 for a pipeline without T5."""
@@ -232,7 +233,7 @@ def _default_budget() -> dict[BudgetKind, float]:
 class RunConfig(Section):
     """Everything that determines a run's outcome."""
 
-    workload: str = "shapes"
+    workload: str = DEFAULT_WORKLOAD
     """Registered name of the workload."""
     seed: int = Field(0, ge=0, lt=1 << 63)
     """Seed of the prompts, the noise and the method's own draws."""

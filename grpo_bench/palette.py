@@ -9,46 +9,19 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Okabe and Ito's and Paul Tol's colours. For normal, protan, deutan and tritan vision any two are at least 0.065 apart
-# in OKLab (a just visible difference is about 0.02). Where lines cross, give them markers or dashes of their own too.
-_KNOWN = {
-    "flat": "#0072B2",
-    "mix": "#56B4E9",
-    "tree": "#009E73",
-    "branch": "#D55E00",
-    "branch-mix": "#7A4B00",
-    "tempflow": "#882255",
-    "ddpo": "#332288",
-    "guard": "#E69F00",
-    "nft": "#B5338A",
-}
-_OTHERS = ("#CC79A7", "#117733", "#999933", "#6699CC", "#666666")
+from grpo_bench.builtin import LOOKS, OTHER_LOOKS, Look
 
-KNOWN = tuple(_KNOWN)
+KNOWN = tuple(LOOKS)
 """Names with a colour of their own."""
 
 
 def method_colour(name: str) -> str:
     """The colour of a method, as #RRGGBB; it depends on the name alone, so that plugins keep theirs too."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return _KNOWN.get(name, _OTHERS[digest[0] % len(_OTHERS)])
+    return _look(name).colour
 
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 """Plotly's names; labels that share a method, and so its colour, take them in turn."""
-
-_MARKERS = {
-    "flat": "circle",
-    "mix": "square",
-    "tree": "triangle-up",
-    "branch": "diamond",
-    "branch-mix": "triangle-down",
-    "tempflow": "cross",
-    "ddpo": "triangle-left",
-    "guard": "triangle-right",
-    "nft": "x",
-}
-_OTHER_MARKERS = ("pentagon", "hexagon", "star")
 
 
 @dataclass(frozen=True)
@@ -76,13 +49,14 @@ def label_styles(methods: Mapping[str, str]) -> dict[str, Style]:
         own = [label for label in methods if methods[label] == method]
         for place, label in enumerate(sorted(own, key=lambda label: label != method)):
             dash = DASHES[place % len(DASHES)]
-            styles[label] = Style(method_colour(method), dash, _marker(method), hollow=place > 0)
+            styles[label] = Style(method_colour(method), dash, _look(method).marker, hollow=place > 0)
     return {label: styles[label] for label in methods}
 
 
-def _marker(method: str) -> str:
+def _look(method: str) -> Look:
+    colours, markers = OTHER_LOOKS
     digest = hashlib.sha256(method.encode()).digest()
-    return _MARKERS.get(method, _OTHER_MARKERS[digest[1] % len(_OTHER_MARKERS)])
+    return LOOKS.get(method, Look(colours[digest[0] % len(colours)], markers[digest[1] % len(markers)]))
 
 
 PHASE_COLOURS = {

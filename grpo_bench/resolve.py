@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from grpo_bench.builtin import DEFAULT_WORKLOAD
 from grpo_bench.config import (
     RunConfig,
     Table,
@@ -51,5 +52,5 @@ def resolve(over: Table, recipe: str | None, config: Path | None, sets: list[str
     check_recipe(start, merge(file, over))
     layers = [("recipe", start), ("--config", file), ("--set", over)]
     named = [layer["workload"] for _, layer in layers if "workload" in layer]
-    defaults = WORKLOADS.get(str(named[-1]) if named else "shapes").defaults
+    defaults = WORKLOADS.get(str(named[-1]) if named else DEFAULT_WORKLOAD).defaults
     return build([("workload", defaults), *layers])

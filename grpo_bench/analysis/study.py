@@ -14,6 +14,7 @@ from grpo_bench.analysis.axes import AXES, Axis
 from grpo_bench.analysis.choices import Contradiction, contradictions
 from grpo_bench.analysis.curve import Config, Curve, Floats, Part
 from grpo_bench.analysis.labels import digest, ingredients, labelled, scene_of
+from grpo_bench.builtin import BASELINE
 from grpo_bench.errors import UserError
 from grpo_bench.store.names import parse_toml
 from grpo_bench.store.reader import Runs, read_runs
@@ -27,8 +28,6 @@ __all__ = ["BASELINE", "Config", "Curve", "Floats", "Part", "Study", "View", "re
 
 Protocol = Literal["controlled", "tuned", "paper"]
 LEARNING_RATE = "training.learning_rate"
-BASELINE = "flat"
-"""Compared with where no suite names another."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from itertools import count
 import numpy as np
 from torch import Tensor
 
+from grpo_bench.builtin import EXACT_WORKLOAD
 from grpo_bench.conformance.direction import check_direction
 from grpo_bench.conformance.finding import Finding
 from grpo_bench.conformance.stage import Stage
@@ -69,7 +70,7 @@ def cosines(subject: Subject) -> Iterator[tuple[float, int]]:
 
     With each comes the number of network evaluations so far.
     """
-    stage, method, ledger = Stage(subject, "gaussian", PROMPTS), subject.method(), Ledger()
+    stage, method, ledger = Stage(subject, EXACT_WORKLOAD, PROMPTS), subject.method(), Ledger()
     assert isinstance(stage.policy, GaussianPolicy)
     for number in count():
         made = stage.iterate(method, number, ledger, reward=gaussian_reward)

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
+from grpo_bench.builtin import EXACT_WORKLOAD
 from grpo_bench.conformance.finding import Finding, Worst
 from grpo_bench.conformance.stage import ADVANTAGE_CLIP, Iteration, Stage
 from grpo_bench.conformance.subject import ITERATIONS, SEED, Subject
@@ -26,7 +27,7 @@ NARROW = "a forest and its keep_NP are the whole cost of an iteration, and credi
 
 def check_cost(subject: Subject) -> Iterator[Finding]:
     """The method's own forests, and unless `fast` random ones, on the closed form."""
-    stage, method = Stage(subject, "gaussian", 2), subject.method()
+    stage, method = Stage(subject, EXACT_WORKLOAD, 2), subject.method()
     cost, kept = Worst("cost", 0.0), []
     faults: list[str] = []
     for iteration in ITERATIONS:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grpo_bench.builtin import EXACT_WORKLOAD
 from grpo_bench.conformance.finding import Finding
 from grpo_bench.conformance.ratio import recorded
 from grpo_bench.conformance.stage import ADVANTAGE_CLIP, ForwardRecorder, Stage
@@ -21,7 +22,7 @@ from grpo_bench.training.losses.edges import Diagnostics
 
 def check_direction(subject: Subject) -> Iterator[Finding]:
     """A loss that falls as what was good becomes likelier: at the unchanged policy, edge by edge or draw by draw."""
-    stage = Stage(subject, "gaussian", 2)
+    stage = Stage(subject, EXACT_WORKLOAD, 2)
     method = subject.method()
     if isinstance(method, ForwardMethod):
         recorder, ledger = ForwardRecorder(method), Ledger()

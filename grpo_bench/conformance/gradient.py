@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grpo_bench.builtin import EXACT_WORKLOAD
 from grpo_bench.conformance.finding import Finding, Worst
 from grpo_bench.conformance.stage import Stage, stages
 from grpo_bench.conformance.subject import SEED, Subject
@@ -29,7 +30,7 @@ def check_gradient(subject: Subject) -> Iterator[Finding]:
         iteration = stage.iterate(method, 0, ledger)
         # Both now: the old policy is the one that drew the samples, also after the step.
         objective, single = stage.objective(method, ledger), stage.objective(method, ledger, train_batch=1)
-        for moved in (False, True) if stage.name == "gaussian" else (False,):
+        for moved in (False, True) if stage.name == EXACT_WORKLOAD else (False,):
             if moved:
                 _move(stage)
             together = stage.gradient(objective, iteration.batch)

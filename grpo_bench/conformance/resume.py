@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from grpo_bench.builtin import EXACT_WORKLOAD
 from grpo_bench.conformance.finding import Finding
 from grpo_bench.conformance.scenes import PROMPTS, Scene, play, rewards
 from grpo_bench.conformance.subject import SEED, Subject
@@ -96,7 +97,7 @@ def _compare(subject: Subject, folder: Path) -> Finding:
     rows = [{"prompt": f"cloud {i}", "split": "train" if i < 3 else "heldout"} for i in range(5)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config = subject.config(
-        "gaussian",
+        EXACT_WORKLOAD,
         prompts=str(file),
         budget={"iterations": float(ITERATIONS)},
         training={"prompts": 3},

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grpo_bench.builtin import DEFAULT_WORKLOAD, EXACT_WORKLOAD
 from grpo_bench.conformance.subject import SEED, Subject
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Floats
@@ -145,7 +146,7 @@ class Stage:
 
 def stages(subject: Subject) -> list[Stage]:
     """The closed form, and unless the subject is `fast` the tiny model of the real family; two prompts each."""
-    names = ["gaussian"] if subject.fast else ["gaussian", "shapes"]
+    names = [EXACT_WORKLOAD] if subject.fast else [EXACT_WORKLOAD, DEFAULT_WORKLOAD]
     return [Stage(subject, name, 2) for name in names]
 
 

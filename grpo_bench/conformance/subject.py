@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from grpo_bench.builtin import EXACT_WORKLOAD
 from grpo_bench.config import RunConfig, build, validated
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.schedule import Schedule
@@ -59,7 +60,7 @@ class Subject:
         """Those files."""
         return set(self.modules.values())
 
-    def config(self, workload: str = "gaussian", **over: object) -> RunConfig:
+    def config(self, workload: str = EXACT_WORKLOAD, **over: object) -> RunConfig:
         """A run of this method on a workload, with `over` laid on top by section."""
         own = {"workload": workload, "seed": SEED, "method": {**self.settings, "name": self.name}}
         layers: list[Mapping[str, object]] = [

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from grpo_bench.builtin import DEFAULT_WORKLOAD
 from grpo_bench.config import Section, Table, validated
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.metering.ledger import BUDGET_KINDS, BudgetKind
@@ -118,7 +119,7 @@ class Suite(Section):
     name: Name
     title: str = ""
     about: str = ""
-    workloads: tuple[str, ...] = Field(("shapes",), min_length=1)
+    workloads: tuple[str, ...] = Field((DEFAULT_WORKLOAD,), min_length=1)
     rewards: Annotated[tuple[str, ...] | dict[str, str], BeforeValidator(_rewards)]
     """On every workload; or a table, by workload."""
     seeds: Seeds

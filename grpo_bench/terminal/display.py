@@ -23,6 +23,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from grpo_bench.builtin import PREFERENCE
 from grpo_bench.errors import UserError
 from grpo_bench.store.names import clean_text
 from grpo_bench.terminal.text import Row, change, count, duration, plain, score, sparkline, spent, value
@@ -273,7 +274,7 @@ def show_pretraining(model: str, output: Path, *, steps: int | None, seed: int) 
                 tasks[phase] = bar.add_task(clean_text(phase), total=total)
             bar.update(tasks[phase], completed=done)
 
-        if model == "shapes-pref":
+        if model == PREFERENCE:
             return asdict(preference.pretrain(output, steps=steps, seed=seed, progress=report))
         return dict(pretrain(design(model), output, steps=steps, seed=seed, progress=report))
 
