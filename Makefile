@@ -34,7 +34,7 @@ test: $(STAMP) ## install if needed, then run the tests
 	@$(BIN)/python -m pytest -m "$(FAST)" -n auto --dist worksteal
 
 slow: $(STAMP) ## the tests that take minutes
-	@$(BIN)/python -m pytest -m "$(SLOW)" -n auto --dist worksteal --timeout 900
+	@$(BIN)/python -m pytest -m "$(SLOW)" -n auto --dist worksteal --timeout 900 --durations 20
 
 browser: $(STAMP) ## the report in a real browser (needs chromium and chromedriver)
 	@$(BIN)/python -m pytest -m browser --timeout 300

@@ -151,7 +151,7 @@ def stages(subject: Subject) -> list[Stage]:
 
 
 class Recorder(Method[MethodConfig]):
-    """A method's losses, with the micro-batches that the engine handed to them."""
+    """A method's losses, with the micro-batches that the engine handed to them; nothing flows back to the network."""
 
     def __init__(self, inner: Method[MethodConfig]) -> None:
         super().__init__(inner.config)
@@ -175,7 +175,7 @@ class Recorder(Method[MethodConfig]):
         before = _copied(batch)
         loss = self._inner.edge_loss(batch)
         _check_unwritten(before, batch, self._inner.name)
-        return loss
+        return loss.detach().requires_grad_()
 
 
 class ForwardRecorder(Recorder, ForwardMethod[MethodConfig]):
