@@ -87,7 +87,7 @@ def _folders(*names: str) -> tuple[str, ...]:
 
 _LIBRARIES = (
     *_folders("stdlib", "platstdlib", "purelib", "platlib"),
-    f"{os.path.realpath(Path(__file__).parent)}{os.sep}", "/proc/", "/sys/", "/dev/",
+    f"{os.path.realpath(Path(__file__).parent)}{os.sep}", "/proc/", "/sys/",
 )  # fmt: skip
 _STANDARD = tuple(
     folder for folder in _folders("stdlib", "platstdlib") if not folder.rstrip(os.sep).endswith("site-packages")
