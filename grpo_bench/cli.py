@@ -257,8 +257,9 @@ def sample(
     load_plugins(plugin)
     store = RunStore.open(run, results_folder(results))
     from grpo_bench.evaluation.compare import compare
+    from grpo_bench.training.prepare import pick_device
     from grpo_bench.training.run import check_base, stored_config
-    from grpo_bench.training.session import load_policy, pick_device
+    from grpo_bench.training.session import load_policy
 
     config = stored_config(store)
     check_base(store.record, config)
@@ -293,8 +294,8 @@ def score(
         tables = merge(tables, parse_set(assignment))
     with waiting("loading", quiet=json) as show:
         from grpo_bench.evaluation.rescore import rescore, score_section
+        from grpo_bench.training.prepare import pick_device
         from grpo_bench.training.run import stored_config
-        from grpo_bench.training.session import pick_device
 
         names, section = score_section(reward, tables)
         report = rescore(store, stored_config(store), names, section, pick_device(), show)

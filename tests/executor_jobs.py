@@ -103,7 +103,7 @@ def config(seed: int, **over: object) -> RunConfig:
 
 def real(results: Path, seed: int, **over: object) -> Job:
     """That run as a job, under its own id."""
-    from grpo_bench.training.run import identify
+    from grpo_bench.training.prepare import identify
 
     identity = identify(config(seed, **over))
     return Job(identity.run, identity.config.to_toml(), results)

@@ -19,6 +19,7 @@ from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Credit, Floats, Rollout, leaf_credit
 from grpo_bench.training import checkpoint
 from grpo_bench.training.credit_log import CreditLog
+from grpo_bench.training.prepare import identify
 from grpo_bench.training.session import open_session
 from grpo_bench.training.slope import slopes
 
@@ -169,7 +170,7 @@ def test_a_resumed_run_has_the_same_columns(make: Make, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_an_earlier_version_is_still_read(make: Make, tmp_path: Path) -> None:
-    session = open_session(make())
+    session = open_session(identify(make()))
     session.credit_log.groups = 7
     checkpoint.save(tmp_path, session)
     file = tmp_path / "state.json"

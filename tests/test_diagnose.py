@@ -31,7 +31,8 @@ from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.noise import Noise, Purpose
 from grpo_bench.sampling.schedule import shifted_grid
 from grpo_bench.store.diagnosis import Diagnosis, PolicyRecord, read_diagnosis
-from grpo_bench.training.run import identify, start
+from grpo_bench.training.prepare import identify
+from grpo_bench.training.run import start
 from grpo_bench.training.session import Session, open_session
 from grpo_bench.workloads.gaussian import cloud
 from grpo_bench.workloads.gaussian.clouds import NUMBERS, QUALITY
@@ -48,7 +49,7 @@ def configs(*methods: str, sets: tuple[str, ...] = ()) -> Mapping[str, RunConfig
 
 def session(method: str = "flat", spread: float = 0.1) -> Session:
     """A small session whose policy is off the closed form by residual weights of that standard deviation."""
-    opened = open_session(configs(method)[method])
+    opened = open_session(identify(configs(method)[method]))
     stream = np.random.default_rng(0)
     for _, weight in opened.policy.parameters():
         weight.data = torch.tensor(spread * stream.standard_normal(weight.shape), dtype=torch.float32)
@@ -151,7 +152,7 @@ def test_an_estimate_costs_what_the_ledger_says_and_changes_no_weight() -> None:
 def test_a_sliding_window_is_met_at_every_place_that_its_budget_reaches() -> None:
     # given a window of one step that moves on every twelve iterations
     config = configs("mix", sets=("method.window=1", "method.tau=12", "method.group=4"))["mix"]
-    opened = open_session(config)
+    opened = open_session(identify(config))
 
     assert reached(config, opened.method, opened.schedule) > 30
     stream = estimates(opened)
@@ -260,7 +261,7 @@ def test_a_run_of_another_model_is_refused(tmp_path: Path) -> None:
     store = start(config.model_copy(update={"budget": {"iterations": 1.0}}), tmp_path, Watcher()).store
 
     like = identify(config)
-    other = replace(like, hashes={**like.hashes, "weights": "others"})
+    other = replace(like, ingredients=replace(like.ingredients, hashes={**like.hashes, "weights": "others"}))
     with pytest.raises(UserError, match="another model"):
         of_run(store, other)
 
@@ -357,7 +358,7 @@ def test_the_command_prints_a_table_of_80_columns_and_json(
 @pytest.mark.slow
 def test_a_step_along_the_deployed_gradient_of_shapes_raises_the_proxy_by_its_square() -> None:
     # given eight images of the tiny model, and the gradient through its sampler, decoder and learned proxy
-    given = open_session(label_configs("shapes", "flat", None, None, [], seed=0, device="cpu")["flat"])
+    given = open_session(identify(label_configs("shapes", "flat", None, None, [], seed=0, device="cpu")["flat"]))
     index_P = np.arange(8)
     prompts = [given.prompts[index] for index in index_P]
     x_PCHW = Noise(0, 1, prompts, given.policy.latent_shape).draw(Purpose.ROOT, np.array([0]), torch.device("cpu"))[0]

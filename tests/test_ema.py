@@ -17,8 +17,9 @@ from grpo_bench.evaluation.compare import compare
 from grpo_bench.policies.base import Policy
 from grpo_bench.policies.sd3 import SD3Policy
 from grpo_bench.training.averages import Ema
+from grpo_bench.training.prepare import pick_device
 from grpo_bench.training.run import stored_config
-from grpo_bench.training.session import load_policy, pick_device
+from grpo_bench.training.session import load_policy
 
 
 @pytest.fixture

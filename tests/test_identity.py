@@ -19,7 +19,8 @@ from grpo_bench.registry import METHODS, REWARDS, load_plugin
 from grpo_bench.resolve import flags, resolve
 from grpo_bench.store.names import parse_toml
 from grpo_bench.store.run import RunStore
-from grpo_bench.training.run import identify, resume, stored_config
+from grpo_bench.training.prepare import identify
+from grpo_bench.training.run import resume, stored_config
 
 COMMIT, LATER = "0" * 40, "1" * 40
 

@@ -15,8 +15,9 @@ from grpo_bench.errors import UserError
 from grpo_bench.evaluation.compare import compare
 from grpo_bench.registry import METHODS, REWARDS, load_plugin
 from grpo_bench.store.run import run_names
+from grpo_bench.training.prepare import pick_device
 from grpo_bench.training.run import resume, stored_config
-from grpo_bench.training.session import load_policy, pick_device
+from grpo_bench.training.session import load_policy
 from grpo_bench.workloads.prompts import read_prompts
 
 METHOD = '''

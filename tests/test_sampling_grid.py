@@ -16,6 +16,7 @@ from grpo_bench.registry import WORKLOADS
 from grpo_bench.sampling.kernels import make_schedule
 from grpo_bench.sampling.schedule import linear_grid, shifted_grid
 from grpo_bench.training.planning import plan_schedule
+from grpo_bench.training.prepare import identify
 from grpo_bench.training.session import load_policy, open_session
 
 FLUX = {"grid": "linear", "shift": 3.0}
@@ -60,7 +61,7 @@ class TestARun:
 
     def test_samples_and_trains_on_it(self, make: Make) -> None:
         for chosen in (make(sampling=FLUX), gaussian(**FLUX)):
-            session = open_session(chosen)
+            session = open_session(identify(chosen))
             steps = chosen.sampling.steps
             np.testing.assert_array_equal(session.schedule.sigmas, linear_grid(steps, 3.0))
             np.testing.assert_array_equal(plan_schedule(chosen).sigmas, session.schedule.sigmas)
@@ -71,7 +72,7 @@ class TestARun:
 
     def test_the_default_is_the_models_own(self, make: Make) -> None:
         chosen = make()
-        np.testing.assert_allclose(open_session(chosen).schedule.sigmas, shifted_grid(4), atol=1e-6)
+        np.testing.assert_allclose(open_session(identify(chosen)).schedule.sigmas, shifted_grid(4), atol=1e-6)
 
     @pytest.mark.slow
     def test_is_evaluated_on_the_models_own(self, make: Make, tmp_path: Path) -> None:

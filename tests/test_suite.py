@@ -14,7 +14,7 @@ from grpo_bench.resolve import flags, resolve
 from grpo_bench.store.run import run_names
 from grpo_bench.sweeping.cells import Cell, suite_cells
 from grpo_bench.sweeping.suite import MethodEntry, Override, Suite, Tuning, find_suite, load_suite, parse_suite, shipped
-from grpo_bench.training.run import identify
+from grpo_bench.training.prepare import identify
 
 GOOD = """
 name = "mine"

@@ -18,7 +18,7 @@ from grpo_bench.store.suite import ChoiceRecord
 from grpo_bench.sweeping.cells import Cell
 from grpo_bench.sweeping.suite import Suite, parse_suite
 from grpo_bench.sweeping.tuning import TRIAL_NOISE, Layout, lay_out
-from grpo_bench.training.session import splits
+from grpo_bench.training.prepare import splits
 
 SETTINGS = 'protocol = "tuned"\ntuning.seeds = [300, 301]\nsettings.evaluation = { prompts = 4, noises = 2 }'
 OWN_RATE = 0.05

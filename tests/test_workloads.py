@@ -14,8 +14,9 @@ from grpo_bench.errors import UserError
 from grpo_bench.registry import WORKLOADS
 from grpo_bench.resolve import flags, resolve
 from grpo_bench.training.planning import check_plan, make_method
+from grpo_bench.training.prepare import judges
 from grpo_bench.training.run import start
-from grpo_bench.training.session import judges, load_policy
+from grpo_bench.training.session import load_policy
 from grpo_bench.workloads.pretraining.folder import load, save, weights_sha256
 from grpo_bench.workloads.shapes_sd.workload import ShapesSDWorkload
 

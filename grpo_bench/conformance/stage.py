@@ -25,7 +25,8 @@ from grpo_bench.training.iteration import Experience, Learner, experience, kept_
 from grpo_bench.training.losses.edges import Batch, Diagnostics, Objective, default_clip
 from grpo_bench.training.losses.forward import ForwardObjective
 from grpo_bench.training.planning import plan_forest, sampling_schedule
-from grpo_bench.training.session import load_policy, splits
+from grpo_bench.training.prepare import splits
+from grpo_bench.training.session import load_policy
 
 ADVANTAGE_CLIP = 5.0
 

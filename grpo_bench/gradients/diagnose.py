@@ -35,7 +35,7 @@ from grpo_bench.store.diagnosis import (
 )
 from grpo_bench.store.run import RunStore
 from grpo_bench.training.determinism import deterministic
-from grpo_bench.training.run import Identity, Ingredients, identify
+from grpo_bench.training.prepare import Ingredients, Prepared, identify
 from grpo_bench.training.session import Session
 from grpo_bench.versions import NUMERICS_VERSION
 
@@ -81,7 +81,7 @@ def diagnose(
 
 
 def _measured(
-    diagnosis: Diagnosis, place: Place, identities: Mapping[str, Identity], potential: bool, told: Told
+    diagnosis: Diagnosis, place: Place, identities: Mapping[str, Prepared], potential: bool, told: Told
 ) -> Iterator[PolicyRecord]:
     """The policy's record again and again, each time with one thing more."""
     first = next(iter(identities.values()))
@@ -92,7 +92,7 @@ def _measured(
     if not left and not wanted:
         return
     told("loading")
-    session = open_at(place, first.config)
+    session = open_at(place, first)
     if left:
         check_differentiable(session)
     if policy is None:
@@ -109,7 +109,7 @@ def _measured(
     del session  # each label opens its own; two models at once may be too many
     for label in left:
         told(f"{label}: loading")
-        found = _label(label, ids[label], open_at(place, identities[label].config), h_J, policy.hh_JJ, told)
+        found = _label(label, ids[label], open_at(place, identities[label]), h_J, policy.hh_JJ, told)
         policy = policy.with_label(found)
         yield policy
 
@@ -178,7 +178,7 @@ def _potential(session: Session, told: Told) -> PotentialRecord:
     )
 
 
-def _check_together(place: Place, identities: Mapping[str, Identity]) -> None:
+def _check_together(place: Place, identities: Mapping[str, Prepared]) -> None:
     """All labels have one model, reward, sampler and deployment sampler, and so one objective; budgets are counted.
 
     Raises:

@@ -13,7 +13,8 @@ from grpo_bench.errors import UserError
 from grpo_bench.identity import content_hash
 from grpo_bench.store.run import RunStore
 from grpo_bench.training.planning import needs_reference
-from grpo_bench.training.run import Identity, stored_config
+from grpo_bench.training.prepare import Prepared
+from grpo_bench.training.run import stored_config
 from grpo_bench.training.session import Session, open_session
 
 VERSION = 1
@@ -34,7 +35,7 @@ class Place:
 BASE = Place("base")
 
 
-def of_run(store: RunStore, like: Identity) -> Place:
+def of_run(store: RunStore, like: Prepared) -> Place:
     """The policy that a stored run ended with: the weights that were trained, not their average.
 
     Raises:
@@ -66,13 +67,13 @@ def of_run(store: RunStore, like: Identity) -> Place:
 _NO_WEIGHTS = ("optimiser.safetensors", "ema.safetensors", "averages.safetensors", "behaviour.safetensors")
 
 
-def open_at(place: Place, config: RunConfig) -> Session:
-    """A session of `config` at the place; all copies of the policy equal it.
+def open_at(place: Place, prepared: Prepared) -> Session:
+    """A session at the place; all copies of the policy equal it.
 
     Raises:
         UserError: anything that does not fit, such as a reference policy that cannot be the run's.
     """
-    session = open_session(config)
+    config, session = prepared.config, open_session(prepared)
     if place.checkpoint is None:
         return session
     if config.model.trainable != "full" and needs_reference(config.objective.beta, session.method):
@@ -86,7 +87,7 @@ def open_at(place: Place, config: RunConfig) -> Session:
     return session
 
 
-def place_id(place: Place, identity: Identity) -> str:
+def place_id(place: Place, identity: Prepared) -> str:
     """A hash of the policy, and of what the deployed objective at it is made of."""
     config = identity.config
     settings = {
@@ -100,7 +101,7 @@ def place_id(place: Place, identity: Identity) -> str:
     return _hash(settings, kept, place.digest)
 
 
-def label_id(place: Place, identity: Identity) -> str:
+def label_id(place: Place, identity: Prepared) -> str:
     """A hash of the policy, and of all that determines a label's estimates at it."""
     return _hash(place_id(place, identity), identity.run, "")
 

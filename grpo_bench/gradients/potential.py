@@ -19,7 +19,8 @@ from grpo_bench.metering.ledger import Ledger
 from grpo_bench.sampling.engine import grow
 from grpo_bench.sampling.handle import Metered
 from grpo_bench.sampling.noise import Noise
-from grpo_bench.training.session import Session, evaluation_prompts
+from grpo_bench.training.prepare import evaluation_prompts
+from grpo_bench.training.session import Session
 
 PROMPTS, TRUNKS, CHILDREN = 24, 4, 6
 

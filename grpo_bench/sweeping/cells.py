@@ -15,7 +15,7 @@ from grpo_bench.store.suite import CellRecord, ChoiceRecord, Part, SuiteRecord
 from grpo_bench.sweeping.suite import BASE_LABEL, Override, Suite
 
 if TYPE_CHECKING:
-    from grpo_bench.training.run import Ingredients
+    from grpo_bench.training.prepare import Ingredients
 
 LEARNING_RATE = "training.learning_rate"
 Lines = Mapping[tuple[str, str, str], RunConfig]
@@ -185,7 +185,7 @@ def _with_decimals(config: RunConfig) -> dict[str, float]:
 
 def identified(wanted: Wanted, known: dict[str, Ingredients]) -> Cell:
     """The cell, with the id that its run will have; raises UserError naming the label."""
-    from grpo_bench.training.run import identify
+    from grpo_bench.training.prepare import identify
 
     try:
         identity = identify(wanted.config.model_copy(update={"seed": wanted.seed}), known)

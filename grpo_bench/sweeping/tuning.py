@@ -35,7 +35,7 @@ from grpo_bench.sweeping.state import cell_state
 from grpo_bench.sweeping.suite import Suite, Tuning
 
 if TYPE_CHECKING:
-    from grpo_bench.training.run import Ingredients
+    from grpo_bench.training.prepare import Ingredients
 
 TRAIN = "train"
 TRIAL_NOISE = 1

@@ -129,7 +129,8 @@ class Trainer:
         if kind == "seconds":
             return True
         spent = self._ledger.amount(kind)
-        cost = iteration_cost(forest, self._config, self.session.method, self.session.schedule)
+        evaluations_T = self.session.handle.evaluations(self.session.schedule.sigmas[:-1])
+        cost = iteration_cost(forest, self._config, self.session.method, self.session.schedule, evaluations_T)
         return spent + cost.amount(kind) <= budget
 
     def _due(self) -> bool:

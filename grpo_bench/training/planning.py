@@ -171,17 +171,28 @@ def declared(
     return Counts(int(cost_N.sum()) * prompts, train_nfe, reference_nfe, edges, forest.images * prompts)
 
 
-def iteration_cost(forest: Forest, config: RunConfig, method: Method[MethodConfig], schedule: Schedule) -> Cost:
-    """The exact cost of one iteration before pruning."""
+def iteration_cost(
+    forest: Forest,
+    config: RunConfig,
+    method: Method[MethodConfig],
+    schedule: Schedule,
+    evaluations_T: Ints | None = None,
+) -> Cost:
+    """The cost of one iteration before pruning: exact on edges, for draws the most that they can take.
+
+    `evaluations_T` are the network's a prediction at each point of the grid; without a model all are taken as guided.
+    """
     everything_NP = np.ones((forest.nodes, config.training.prompts), dtype=bool)
-    evaluations, draws = 2 if config.sampling.guidance > 1 else 1, draws_of(method, schedule)
+    if evaluations_T is None:
+        evaluations_T = np.full(schedule.steps, 2 if config.sampling.guidance > 1 else 1)
+    draws = draws_of(method, schedule)
     counts = declared(
         forest,
         method,
         everything_NP,
-        evaluations_T=np.full(schedule.steps, evaluations),
+        evaluations_T=evaluations_T,
         beta=config.objective.beta,
-        forward_nfe=drawn(draws, forest, config.training.prompts) * evaluations,
+        forward_nfe=drawn(draws, forest, config.training.prompts) * int(evaluations_T.max()),
     )
     reward_calls = counts.images * len(config.reward.weights)
     return Cost(**asdict(counts), reward_calls=reward_calls, updates=config.training.updates)

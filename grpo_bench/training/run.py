@@ -10,24 +10,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from grpo_bench.config import RewardSection, RunConfig, validated
+from grpo_bench.config import RunConfig, validated
 from grpo_bench.errors import Diverged, PluginFailed, UserError, out_of_memory
-from grpo_bench.evaluation.combination import combination
-from grpo_bench.evaluation.evaluator import ByPrompt, Evaluation
 from grpo_bench.guard import interrupted_in
-from grpo_bench.identity import Base, base_hashes, check_unchanged, find_base, outcome_hashes, placed, run_id
+from grpo_bench.identity import base_hashes, check_unchanged, find_base
 from grpo_bench.metering.environment import environment
 from grpo_bench.registry import WORKLOADS
 from grpo_bench.store.atomic import saving
 from grpo_bench.store.names import parse_toml
 from grpo_bench.store.record import RunRecord, Status
-from grpo_bench.store.run import RunStore, point_name
+from grpo_bench.store.run import RunStore
 from grpo_bench.training import checkpoint
 from grpo_bench.training.determinism import deterministic
 from grpo_bench.training.loop import Nobody, Observer, Recorder, Trainer
-from grpo_bench.training.planning import check_plan, make_method
+from grpo_bench.training.prepare import Ingredients, Prepared, identify, ingredients
 from grpo_bench.training.ranks import Ranks, joined
-from grpo_bench.training.session import Session, judges, open_session, pick_device, splits
+from grpo_bench.training.recorder import StoreRecorder
+from grpo_bench.training.session import open_session
 from grpo_bench.versions import NUMERICS_VERSION, RULES_VERSION
 
 log = logging.getLogger(__name__)
@@ -43,43 +42,6 @@ class Outcome:
     store: RunStore
     record: RunRecord
     fresh: bool
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a config comes to before anything runs."""
-
-    config: RunConfig
-    """With the method's own settings written out; this is what config.toml holds."""
-    hashes: dict[str, str]
-    run: str
-    """The run's id."""
-
-
-Ingredients = tuple[Base, dict[str, str]]
-"""A config's model, and the hashes of all that is not settings."""
-
-
-def identify(config: RunConfig, known: MutableMapping[str, Ingredients] | None = None) -> Identity:
-    """The run that a config names, after the checks that need no model.
-
-    `known` keeps models and hashes between calls, for many configs whose differences (seeds, budget, optimiser,
-    evaluation) change neither prompts nor weights.
-
-    Raises:
-        UserError: anything in the config that does not fit.
-    """
-    method = make_method(config)
-    config = config.model_copy(
-        update={
-            "method": _resolved(config, method.config.model_dump(exclude_none=True)),
-            "device": pick_device("auto").type if config.device == "auto" else config.device,
-        }
-    )
-    check_plan(config, method)  # before a model is fetched for a run that cannot be
-    base, hashes = _ingredients(config, {} if known is None else known)
-    config = placed(config, base)
-    return Identity(config, hashes, run_id(config, hashes))
 
 
 def start(
@@ -99,13 +61,13 @@ def start(
         UserError: anything in the config that does not fit, before a folder is made.
     """
     known: dict[str, Ingredients] = {}
-    identity, ranks, made = identify(config, known), joined(), False
+    prepared, ranks, made = identify(config, known), joined(), False
     with ranks.together():
         if ranks.first:
-            made = _prepared(identity, results, known, command, again=again)
-    store = RunStore.open(identity.run, results)
+            made = _see_to_folder(prepared, results, known, command, again=again)
+    store = RunStore.open(prepared.run, results)
     try:
-        return _go_on(store, observer, timed, ranks)
+        return _go_on(store, prepared, observer, timed, ranks)
     except UserError:
         # What does not fit may show only when the model or a reward is loaded; no empty run stays behind for it.
         if made and not store.rows():
@@ -113,8 +75,8 @@ def start(
         raise
 
 
-def _prepared(
-    identity: Identity,
+def _see_to_folder(
+    prepared: Prepared,
     results: Path,
     known: MutableMapping[str, Ingredients],
     command: Sequence[str],
@@ -122,7 +84,7 @@ def _prepared(
     again: bool,
 ) -> bool:
     """See to it that the run has its folder; True where it was not there, or was thrown away."""
-    config, hashes, run = identity.config, identity.hashes, identity.run
+    config, run = prepared.config, prepared.run
     folder = results / run
     if folder.exists() and again:
         RunStore(folder).discard()
@@ -145,7 +107,7 @@ def _prepared(
         numerics_version=NUMERICS_VERSION,
         command=tuple(word.encode(errors="backslashreplace").decode() for word in command),  # a path may be no text
         device=config.device,
-        hashes=hashes,
+        hashes=prepared.hashes,
         started=datetime.now(UTC),
     )
     RunStore.create(results, run, config.to_toml(), record)
@@ -180,23 +142,28 @@ def resume(store: RunStore, observer: Observer, *, timed: bool = True) -> Outcom
     Raises:
         UserError: the method, workload or weights have changed since, so that it would be another run.
     """
-    if store.record.status not in ENDED:
-        config = stored_config(store)
-        check_unchanged(store.record, _hashes(config, find_base(config)), "resumed")
-        _check_own(store, store.record.run, {})
-    return _go_on(store, observer, timed, joined())
+    if store.record.status in ENDED:
+        return _ended(store)
+    known: dict[str, Ingredients] = {}
+    config = stored_config(store)
+    check_unchanged(store.record, ingredients(config, known).hashes, "resumed")
+    _check_own(store, store.record.run, known)
+    return _go_on(store, identify(config, known), observer, timed, joined())
 
 
-def _go_on(store: RunStore, observer: Observer, timed: bool, ranks: Ranks) -> Outcome:
+def _go_on(store: RunStore, prepared: Prepared, observer: Observer, timed: bool, ranks: Ranks) -> Outcome:
     """The first rank writes the folder and talks to people; the others only compute."""
     if store.record.status in ENDED:
-        if ranks.first:
-            _mend(store)
-        return Outcome(store, store.record, fresh=False)
+        return _ended(store) if ranks.first else Outcome(store, store.record, fresh=False)
     if ranks.first:
-        return _execute(store, observer, timed, ranks)
-    _train(store, stored_config(store), Nobody(), ranks)
+        return _execute(store, prepared, observer, timed, ranks)
+    _train(store, prepared, Nobody(), ranks)
     return Outcome(store, store.record, fresh=True)
+
+
+def _ended(store: RunStore) -> Outcome:
+    _mend(store)
+    return Outcome(store, store.record, fresh=False)
 
 
 def _mend(store: RunStore) -> None:
@@ -232,15 +199,14 @@ def stored_config(store: RunStore) -> RunConfig:
     return validated(RunConfig, table)
 
 
-def _execute(store: RunStore, observer: Observer, timed: bool, ranks: Ranks) -> Outcome:
+def _execute(store: RunStore, prepared: Prepared, observer: Observer, timed: bool, ranks: Ranks) -> Outcome:
     with store.lock(), _logged(store.run_log):
         observer.started(store.record.run, store.folder)
-        config = stored_config(store)
         # Untimed once is untimed for good: the seconds of all its points are one sum.
         timed = timed and store.record.timed
         store.save_record(store.record.model_copy(update={"status": "running", "reason": "", "timed": timed}))
         try:
-            finished = _train(store, config, observer, ranks)
+            finished = _train(store, prepared, observer, ranks)
             status: Status = "done" if finished else "interrupted"
             reason = "" if finished else "stopped on request"
         except Diverged as error:
@@ -262,10 +228,10 @@ def _execute(store: RunStore, observer: Observer, timed: bool, ranks: Ranks) -> 
         return Outcome(store, _finish(store, status, reason), fresh=True)
 
 
-def _train(store: RunStore, config: RunConfig, observer: Observer, ranks: Ranks) -> bool:
+def _train(store: RunStore, prepared: Prepared, observer: Observer, ranks: Ranks) -> bool:
     deterministic()
     with ranks.together():
-        session = open_session(config, ranks)
+        session = open_session(prepared, ranks)
         if ranks.first:
             store.save_record(store.record.model_copy(update={"versions": environment()}))
             point = store.rewind()
@@ -275,33 +241,8 @@ def _train(store: RunStore, config: RunConfig, observer: Observer, ranks: Ranks)
     if point is not None:
         checkpoint.load(point.path, session)
         log.info("resumed after iteration %d", session.ledger.iterations)
-    recorder: Recorder = _StoreRecorder(store, config.reward) if ranks.first else Nobody()
+    recorder: Recorder = StoreRecorder(store, prepared.config.reward) if ranks.first else Nobody()
     return Trainer(session, recorder, observer).run()
-
-
-class _StoreRecorder:
-    """Writes points, images and checkpoints into a run's folder."""
-
-    def __init__(self, store: RunStore, reward: RewardSection) -> None:
-        self._store, self._reward = store, reward
-
-    def point(self, row: dict[str, float], evaluation: Evaluation) -> None:
-        """Images first: a stored point always has its images."""
-        images = evaluation.images
-        name = point_name(int(row["iteration"]))
-        self._store.save_images(name, images.reshape(-1, *images.shape[2:]), images.shape[1])
-        rows = self._store.rows()
-        self._store.add_prompt_scores(int(row["iteration"]), 0, evaluation.by_prompt)
-        self._store.append_point(row | combination(rows[0] if rows else row, row, self._reward))
-
-    def by_prompt(self, iteration: int, noise: int, scores: ByPrompt) -> None:
-        """Prompt scores of a stored point under another noise."""
-        self._store.add_prompt_scores(iteration, noise, scores)
-
-    def checkpoint(self, session: Session) -> None:
-        """Everything a resume needs."""
-        self._store.save_prompts(session.evaluator.prompts)
-        self._store.save_checkpoint(session.ledger.iterations, lambda folder: checkpoint.save(folder, session))
 
 
 def _finish(store: RunStore, status: Status, reason: str) -> RunRecord:
@@ -342,22 +283,3 @@ def _logged(path: Path) -> Iterator[None]:
         logger.setLevel(level)
         logger.removeHandler(handler)
         handler.close()
-
-
-def _resolved(config: RunConfig, settings: dict[str, object]) -> object:
-    return type(config.method)(name=config.method.name, **settings)
-
-
-def _ingredients(config: RunConfig, known: MutableMapping[str, Ingredients]) -> Ingredients:
-    fresh = RunConfig()
-    evaluation = fresh.evaluation.model_copy(update={"split": config.evaluation.split})
-    same = {"seed": 0, "budget": fresh.budget, "training": fresh.training, "evaluation": evaluation}
-    key = config.model_copy(update=same).to_toml()
-    if key not in known:
-        base = find_base(config)
-        known[key] = base, _hashes(config, base)
-    return known[key]
-
-
-def _hashes(config: RunConfig, base: Base) -> dict[str, str]:
-    return outcome_hashes(config, base, splits(config), judges(config))

@@ -6,20 +6,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from grpo_bench.config import Device, RunConfig
-from grpo_bench.errors import UserError, nearest
+from grpo_bench.config import RunConfig
+from grpo_bench.errors import UserError
 from grpo_bench.evaluation.evaluator import Evaluator
-from grpo_bench.evaluation.scoring import Rewards, make_rewards
+from grpo_bench.evaluation.scoring import Rewards
 from grpo_bench.forest.forest import Forest
 from grpo_bench.forest.rollout import Floats, Ints
 from grpo_bench.guard import calling
-from grpo_bench.identity import find_base
+from grpo_bench.identity import Base, find_base
 from grpo_bench.metering.environment import peak_memory_bytes
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.policies.base import Policy
@@ -33,14 +32,11 @@ from grpo_bench.training.credit_log import CreditLog
 from grpo_bench.training.iteration import Experience, Learner, decoded_and_judged, experience, kept_averages
 from grpo_bench.training.losses.edges import default_clip
 from grpo_bench.training.planning import check_grid, make_method, needs_reference, planned, sampling_schedule
+from grpo_bench.training.prepare import Prepared, evaluation_prompts, pick_device
 from grpo_bench.training.prompts import Encoded, told_apart
 from grpo_bench.training.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-TUNING = "tuning"
-"""The split that rates are tuned on; where the prompts have none, the held-out ones that reports leave out."""
 
 
 @dataclass(kw_only=True)
@@ -70,22 +66,6 @@ class Session(Learner):
         return experience(self, forest, [self.prompts[index] for index in index_P], encode, judge, number)
 
 
-def pick_device(wanted: Device = "auto") -> torch.device:
-    """The device that `[device]` means here; `auto` is the first CUDA device where there is one, else the CPU.
-
-    Raises:
-        UserError: CUDA is wanted where torch sees none.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device = 'cuda', but torch sees no CUDA device here; run it where there is one, or give --device cpu, "
-            "which is another run"
-        )
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
-
-
 def synchroniser(device: torch.device) -> Ledger:
     """A ledger whose phases wait for `device`."""
     if device.type == "cuda":
@@ -93,8 +73,8 @@ def synchroniser(device: torch.device) -> Ledger:
     return Ledger(memory=peak_memory_bytes)
 
 
-def load_policy(config: RunConfig, device: torch.device) -> Policy:
-    """The policy the config names, or its workload's own.
+def load_policy(config: RunConfig, device: torch.device, base: Base | None = None) -> Policy:
+    """The policy the config names, or its workload's own; `base` says where it lies, where that is known already.
 
     Raises:
         UserError: unknown family, a kernel or grid that is not for it, or a pipeline that cannot be loaded.
@@ -107,59 +87,12 @@ def load_policy(config: RunConfig, device: torch.device) -> Policy:
             f"method {config.method.name!r} noises images along a flow, and policy {config.model.policy!r} predicts "
             "epsilon; choose another method or model"
         )
-    base = find_base(config)
+    base = base or find_base(config)
     with calling(f"policy {config.model.policy!r}"):
         return kind.load(str(base.folder), config.model, device)
 
 
-def splits(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
-    """The config's prompts by split: of its file, else its workload's.
-
-    Raises:
-        UserError: a broken file, or no such split to evaluate.
-    """
-    from grpo_bench.workloads.prompts import PromptsWorkload
-
-    with calling(f"workload {config.workload!r}"):
-        source = PromptsWorkload() if config.prompts.path else WORKLOADS.get(config.workload)()
-        found = source.prompts(config)
-    if config.evaluation.split == TUNING and TUNING not in found and "heldout" in found:
-        found = _with_tuning(found, config.evaluation.prompts)
-    if config.evaluation.split not in found:
-        raise UserError(
-            f"evaluation.split = {config.evaluation.split!r} is not one of the prompts' splits; "
-            f"{nearest(config.evaluation.split, found)}"
-        )
-    return found
-
-
-def _with_tuning(found: Mapping[str, tuple[str, ...]], count: int) -> Mapping[str, tuple[str, ...]]:
-    """The splits and that of trials: the held-out prompts that reports leave out.
-
-    Raises:
-        UserError: reports leave none out.
-    """
-    reported = set(evaluation_prompts(found["heldout"], count))
-    rest = tuple(prompt for prompt in found["heldout"] if prompt not in reported)
-    if not rest:
-        raise UserError(
-            f"rates are tuned on held-out prompts that reports leave out, and evaluation.prompts = {count} takes all "
-            f"{len(found['heldout'])}; lower it, hold out more, or give the prompts a split {TUNING!r}"
-        )
-    return {**found, "heldout": tuple(prompt for prompt in found["heldout"] if prompt in reported), TUNING: rest}
-
-
-def judges(config: RunConfig) -> Rewards:
-    """The rewards that a run trains on, and its workload's gold; nothing is read yet.
-
-    Raises:
-        UserError: unknown name or setting.
-    """
-    gold = WORKLOADS.get(config.workload).gold
-    return make_rewards([*config.reward.weights, *([gold] if gold else [])], config.reward)
-
-
-def open_session(config: RunConfig, ranks: Ranks = ALONE) -> Session:
+def open_session(prepared: Prepared, ranks: Ranks = ALONE) -> Session:
     """Load, encode the held-out prompts, measure the base's velocities, warm up; all of it in the phase `setup`.
 
     `ranks` are the processes of the run, of which this is one.
@@ -167,25 +100,24 @@ def open_session(config: RunConfig, ranks: Ranks = ALONE) -> Session:
     Raises:
         UserError: anything in the config that does not fit.
     """
-    device = pick_device(config.device)
+    device = pick_device(prepared.config.device)
     ledger = synchroniser(device)
     with ledger.phase("setup"):
-        return _build(config, device, ledger, ranks)
+        return _build(prepared, device, ledger, ranks)
 
 
-def _build(config: RunConfig, device: torch.device, ledger: Ledger, ranks: Ranks) -> Session:
+def _build(prepared: Prepared, device: torch.device, ledger: Ledger, ranks: Ranks) -> Session:
+    config, prompts, rewards = prepared.config, prepared.ingredients.prompts, prepared.ingredients.rewards
     method = make_method(config)
-    prompts = splits(config)
     workload = WORKLOADS.get(config.workload)
     held_out = evaluation_prompts(prompts[config.evaluation.split], config.evaluation.prompts)
     ranks.check(config.training.prompts, config.training.updates, len(held_out))
-    rewards = judges(config)
     for name, reward in rewards.items():
         with calling(f"reward {name!r}"):
             reward.load(device)
     with torch.random.fork_rng():  # adapters are drawn from torch's global stream
         torch.manual_seed(config.seed)
-        policy = load_policy(config, device)
+        policy = load_policy(config, device, prepared.ingredients.base)
     train = told_apart(policy, prompts)
     training = config.training
     handle = Metered(policy, ledger, guidance=config.sampling.guidance, batch=training.rollout_batch)
@@ -240,13 +172,6 @@ def _optimiser(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
         betas=(training.beta1, training.beta2),
         weight_decay=training.weight_decay,
     )
-
-
-def evaluation_prompts(prompts: Sequence[T], count: int) -> tuple[T, ...]:
-    """`count` prompts spread evenly over a split (all of them when there are fewer), the same for every run."""
-    if count >= len(prompts):
-        return tuple(prompts)
-    return tuple(prompts[i * len(prompts) // count] for i in range(count))
 
 
 def iteration_prompts(seed: int, iteration: int, available: int, count: int) -> np.ndarray:
