@@ -119,6 +119,8 @@ class Evaluator:
         self.prompts, self._settings, self._rewards = tuple(prompts), settings, rewards
         self._weights, self._gold, self._decode_batch = weights, gold, decode_batch
         self._place_P = ranks.share(np.arange(len(prompts)))
+        own_P = torch.as_tensor(self._place_P, device=policy.device)
+        self._own = conditioning if ranks.world == 1 else conditioning.select(own_P)
         self._probe = self._probe_states()
         self._base = self._probe_predictions()
 
@@ -157,7 +159,7 @@ class Evaluator:
             images = sample(
                 self._policy,
                 self._handle,
-                self.conditioning.select(torch.as_tensor(place_P, device=self._policy.device)),
+                self._own,
                 self.prompts,
                 self._settings,
                 decode_batch=self._decode_batch,
