@@ -19,7 +19,7 @@ from grpo_bench.registry import METHODS, REWARDS, load_plugin
 from grpo_bench.resolve import flags, resolve
 from grpo_bench.store.names import parse_toml
 from grpo_bench.store.run import RunStore
-from grpo_bench.training.prepare import identify
+from grpo_bench.training.prepare import Ingredients, Prepared, identify
 from grpo_bench.training.run import resume, stored_config
 
 COMMIT, LATER = "0" * 40, "1" * 40
@@ -373,3 +373,20 @@ def test_runs_of_older_ids_are_read_and_never_matched(tmp_path: Path) -> None:
     assert identify(stored_config(store)).run != store.record.run
     with pytest.raises(UserError, match="an older grpo-bench made it"):
         resume(store, Watcher())
+
+
+def test_what_is_shared_between_configs_knows_how_many_prompts_are_reported(make: Make, tmp_path: Path) -> None:
+    # given a file of which the last six of sixty prompts are held out, and trials on those that reports leave
+    many = tmp_path / "many.txt"
+    many.write_text("".join(f"shape {number}\n" for number in range(60)), encoding="utf-8")
+
+    def trial(reported: int, seed: int) -> Prepared:
+        evaluation = {"split": "tuning", "prompts": reported}
+        return identify(make(prompts=str(many), evaluation=evaluation, seed=seed), known)
+
+    known: dict[str, Ingredients] = {}
+    few, more = trial(2, 0), trial(3, 0)
+
+    assert [len(found.ingredients.prompts["tuning"]) for found in (few, more)] == [4, 3]
+    assert few.hashes["prompts"] != more.hashes["prompts"]
+    assert trial(2, 5).ingredients is few.ingredients

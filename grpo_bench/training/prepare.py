@@ -52,8 +52,8 @@ class Prepared:
 def identify(config: RunConfig, known: MutableMapping[str, Ingredients] | None = None) -> Prepared:
     """The run that a config names, after the checks that need no model.
 
-    `known` keeps ingredients between calls, for many configs whose differences (seeds, budget, optimiser, evaluation)
-    change neither prompts nor weights.
+    `known` keeps ingredients between calls, for many configs whose differences (seeds, budget, optimiser, most of
+    evaluation) change neither prompts nor weights.
 
     Raises:
         UserError: anything in the config that does not fit.
@@ -78,7 +78,9 @@ def ingredients(config: RunConfig, known: MutableMapping[str, Ingredients]) -> I
         UserError: a model, prompts or a reward that are not there, or do not fit.
     """
     fresh = RunConfig()
-    evaluation = fresh.evaluation.model_copy(update={"split": config.evaluation.split})
+    # Which held-out prompts are left to be tuned on depends on how many are reported.
+    asked = {"split": config.evaluation.split, "prompts": config.evaluation.prompts}
+    evaluation = fresh.evaluation.model_copy(update=asked)
     same = {"seed": 0, "budget": fresh.budget, "training": fresh.training, "evaluation": evaluation}
     key = config.model_copy(update=same).to_toml()
     if key not in known:
