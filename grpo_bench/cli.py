@@ -28,10 +28,10 @@ from grpo_bench.commands.options import (
     Sets,
     Steps,
     Workload,
-    check_given_once,
     load_plugins,
     print_json,
     results_folder,
+    say_given_twice,
 )
 from grpo_bench.commands.pareto import pareto
 from grpo_bench.commands.report import report
@@ -68,10 +68,10 @@ class _Commands(TyperGroup):
     def resolve_command(  # type: ignore[override]
         self, ctx: typer.Context, args: list[str]
     ) -> tuple[str | None, object, list[str]]:
-        """Find the command, and refuse an option given twice that has one value: the last would win in silence."""
+        """Find the command, and say which option is given twice that has one value."""
         name, command, rest = super().resolve_command(ctx, args)
         if isinstance(command, TyperCommand):
-            check_given_once(command, ctx, rest)
+            say_given_twice(command, ctx, rest)
         return name, command, rest
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]

@@ -46,16 +46,24 @@ def test_true_is_no_number_of_a_plugin_and_stays_what_it_is_where_it_is_meant() 
 
 
 @pytest.mark.parametrize(
-    ("words", "option"),
+    ("words", "said"),
     [
-        (["--seed", "1", "--seed", "2"], "--seed"),
-        (["--method", "flat", "--method", "tree"], "--method"),
-        (["--budget", "nfe=1", "--budget", "updates=3"], "--budget"),
-        (["--steps=4", "--quiet", "--steps", "5"], "--steps"),
+        (["--steps", "4", "--steps", "5"], "--steps is given 2 times; the last stands: 5"),
+        (
+            ["--steps=4", "--json", "--recipe", "controlled", "--steps", "5"],
+            "--steps is given 2 times; the last stands: 5",
+        ),
+        (
+            ["--steps=5", "--recipe", "grpo", "--recipe=controlled"],
+            "--recipe is given 2 times; the last stands: controlled",
+        ),
     ],
 )
-def test_an_option_with_one_value_is_given_once(words: list[str], option: str) -> None:
-    assert sentence(cli_here("run", *words)).startswith(f"{option} is given 2 times")
+def test_of_an_option_given_twice_the_last_stands_and_a_line_says_so(words: list[str], said: str) -> None:
+    done, once = cli_here("plan", "flat", *words, "--json"), cli_here("plan", "flat", "--steps", "5", "--json")
+
+    assert done.returncode == 0 and done.stderr.splitlines() == [f"grpo-bench: {said}"]
+    assert done.stdout == once.stdout
 
 
 def test_options_that_may_be_repeated_and_flags_are_left_alone(tmp_path: Path) -> None:

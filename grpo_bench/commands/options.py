@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperOption
 
 from grpo_bench.errors import UserError
+from grpo_bench.store.names import clean_text
 
 if TYPE_CHECKING:
     from typer.core import TyperCommand
@@ -26,23 +27,23 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda whe
 Steps = Annotated[int | None, typer.Option(help="Transitions from noise to image.")]
 
 
-def check_given_once(command: TyperCommand, ctx: typer.Context, words: Sequence[str]) -> None:
-    """Refuse an option with one value that is given twice; what else is wrong with the words, the command says.
+def say_given_twice(command: TyperCommand, ctx: typer.Context, words: Sequence[str]) -> None:
+    """Say on standard error which option with one value is given several times: the last stands, as in any shell tool.
 
-    Raises:
-        UserError: there is one.
+    What else is wrong with the words, the command says.
     """
     from collections import Counter
 
     own = type(ctx)(command, info_name=command.name, parent=ctx)
     try:
-        _, _, order = command.make_parser(own).parse_args(args=list(words))
+        values, _, order = command.make_parser(own).parse_args(args=list(words))
     except Exception:
         return
     options = [one for one in order if isinstance(one, TyperOption) and not one.multiple and not one.is_flag]
     for option, times in Counter(options).items():
         if times > 1:
-            raise UserError(f"{option.opts[0]} is given {times} times, and has one value; give it once")
+            said = clean_text(str(values[option.name or ""]), 80)
+            typer.echo(f"grpo-bench: {option.opts[0]} is given {times} times; the last stands: {said}", err=True)
 
 
 def results_folder(results: Path | None) -> Path:
