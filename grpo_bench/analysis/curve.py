@@ -152,14 +152,16 @@ class Curve:
         trained = parse_rewards(self.record.reward)
         if name == "proxy":
             return trained
-        judge = self._judge(trained)
+        judge = self._judge
         if name != "gold":
             return {f"{judge}-{name}": 1.0} if judge else {}
         return {judge: 1.0} if judge else trained if self.record.gold_is_proxy else {}
 
-    def _judge(self, trained: Mapping[str, float]) -> str:
+    @cached_property
+    def _judge(self) -> str:
         """The reward that gold is; of a workload that is not installed here, the one whose scores gold's points are."""
         if self.record.gold_is_proxy:
+            trained = parse_rewards(self.record.reward)
             return next(iter(trained)) if len(trained) == 1 else ""
         if self.record.workload in WORKLOADS.names():
             return WORKLOADS.get(self.record.workload).gold

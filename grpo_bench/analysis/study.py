@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -224,11 +224,21 @@ _NO_CONFIG = "is not a whole run, its config.toml cannot be read: start it anew"
 
 
 def _config(text: str) -> Config:
-    """config.toml; empty where it is missing or damaged."""
+    """config.toml; empty where it is missing or damaged.
+
+    A label's seeds differ in what stands above the tables alone, and these are most of the text: each is parsed once.
+    """
+    top, bracket, tables = text.partition("\n[")
     try:
-        return parse_toml(text)
+        top_of, tables_of = parse_toml(top), _tables(bracket + tables)
+        return {**top_of, **tables_of} if top_of.keys().isdisjoint(tables_of) else {}
     except (ValueError, RecursionError):
         return {}
+
+
+@lru_cache(maxsize=1024)
+def _tables(text: str) -> Config:
+    return parse_toml(text)
 
 
 def _not_over(views: Iterable[View]) -> tuple[str, ...]:
@@ -252,12 +262,18 @@ def _curve(
     import pandas as pd
 
     points = runs.own_points.get(record.run)
-    frame = pd.DataFrame() if points is None else points.dropna(axis=1, how="all")
+    frame = pd.DataFrame() if points is None else _without_empty(points)
     by_prompt = runs.prompt_scores.get(record.run)
     place = (record, folder / record.run, config, frame)
     if cell is None:
         return Curve(record.method, _part(record, frame), 1.0, *place, prompt_scores=by_prompt)
     return Curve(cell.label, cell.part, cell.factor, *place, setting=cell.setting, prompt_scores=by_prompt)
+
+
+def _without_empty(points: pd.DataFrame) -> pd.DataFrame:
+    """The columns in which there is a number."""
+    full = points.notna().to_numpy().any(axis=0)
+    return points if full.all() else points.loc[:, full]
 
 
 def _part(record: RunRecord, points: pd.DataFrame) -> Part:

@@ -43,7 +43,7 @@ def clean_text(text: str, limit: int = 500) -> str:
     Terminal sequences are dropped, white space becomes a space, any other control character U+FFFD; at most `limit`
     characters. Markup of a display library (rich's `[bold]`) is not touched: print it unparsed.
     """
-    plain = "".join(map(_harmless, _ANSI.sub("", text)))
+    plain = text if text.isascii() and text.isprintable() else "".join(map(_harmless, _ANSI.sub("", text)))
     line = " ".join(plain.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 

@@ -69,7 +69,7 @@ def parse_table(data: bytes, path: Path, *, mend: str = "") -> pa.Table:
     from pyarrow import parquet
 
     try:
-        table = parquet.ParquetFile(io.BytesIO(data)).read(use_threads=False)
+        table = parquet.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, str(error), mend) from error
@@ -97,11 +97,10 @@ def check_points(table: pa.Table, path: Path) -> None:
 
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
     for field in table.schema:
-        said = repr(clean_text(field.name, 60))
         if not any(is_kind(field.type) for is_kind in numbers):
-            raise _damaged(path, f"its column {said} holds no numbers")
+            raise _damaged(path, f"its column {clean_text(field.name, 60)!r} holds no numbers")
         if field.name in RUN_COLUMNS:
-            raise _damaged(path, f"no points have a column {said}")
+            raise _damaged(path, f"no points have a column {clean_text(field.name, 60)!r}")
     if not table.num_rows:
         return
     whole = "iteration" in table.schema.names and table["iteration"].null_count == 0

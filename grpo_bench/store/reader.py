@@ -99,5 +99,6 @@ def _with_held_out(store: RunStore, points: pd.DataFrame, skipped: list[str]) ->
     except UserError as error:
         skipped.append(str(error))
         return points
-    added = pd.DataFrame(rows, index=points.index)
-    return pd.concat([points, added], axis=1) if len(added.columns) else points
+    if not any(rows):
+        return points
+    return pd.concat([points, pd.DataFrame(rows, index=points.index)], axis=1)

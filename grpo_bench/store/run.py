@@ -167,10 +167,11 @@ class RunStore:
         import pandas as pd
 
         try:
-            frame: pd.DataFrame = read_points(self.folder / POINTS).replace_schema_metadata(None).to_pandas()
+            table = read_points(self.folder / POINTS)
         except FileNotFoundError:
             return pd.DataFrame()
-        return frame
+        # What to_pandas gives, in a third of the time: all columns hold numbers, and ten thousand runs are read.
+        return pd.DataFrame({name: table[name].to_numpy() for name in table.column_names})
 
     def add_prompt_scores(self, iteration: int, noise: int, scores: Mapping[str, NDArray[np.float64]]) -> None:
         """Add what each prompt scored in one evaluation, (P,) by reward; of the same evaluation the latest stands.
