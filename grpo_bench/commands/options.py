@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperOption
 
-from grpo_bench.errors import UserError
 from grpo_bench.store.names import clean_text
 
 if TYPE_CHECKING:
