@@ -1,4 +1,4 @@
-"""The contract of a reward: images and their prompts in, one score an image out."""
+"""The contract of a reward: images or clips and their prompts in, one score for each out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from grpo_bench.errors import UserError
 from grpo_bench.guard import calling
+from grpo_bench.media import Media, evenly, kind_of
 from grpo_bench.settings import Settings
 from grpo_bench.store.names import clean_text
 
@@ -52,7 +53,10 @@ class RewardConfig(Settings):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     batch: int = Field(64, ge=1)
-    """Images scored at once; more need more memory."""
+    """Images (or clips, where the reward takes those) scored at once; more need more memory."""
+    frames: int = Field(4, ge=1)
+    """Of a clip, where the reward takes pictures: how many of its frames are scored, evenly spread; their mean counts.
+    """
 
 
 C = TypeVar("C", bound=RewardConfig, covariant=True)
@@ -62,12 +66,16 @@ class Reward(ABC, Generic[C]):
     """Base class of a reward plugin. Its docstring's first line is its summary in `grpo-bench list`.
 
     A plugin implements `score`; the engine calls `judge`, which cuts any number of images into batches. A reward sees
-    images and prompts and nothing of the method.
+    images and prompts and nothing of the method. Of a clip, a reward of pictures is shown `config.frames` frames.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     Config: ClassVar[type[RewardConfig]] = RewardConfig
+    takes: ClassVar[Media] = "pictures"
+    """What `score` is handed: pictures (B, 3, H, W), or whole clips (B, F, 3, H, W)."""
+    fps: float = 0.0
+    """Frames a second of the clips that are judged; the engine says it before any is. 0 of pictures."""
     range: ClassVar[tuple[float, float]]
     """Smallest and largest score it can give; higher is better, always."""
     resolution: ClassVar[int | None] = None
@@ -88,7 +96,7 @@ class Reward(ABC, Generic[C]):
     def facts(cls) -> tuple[str, ...]:
         """What it declares, for `grpo-bench list rewards -v`."""
         low, high = cls.range
-        sees = [f"{cls.resolution} pixels a side"] * bool(cls.resolution)
+        sees = ["whole clips"] * (cls.takes == "clips") + [f"{cls.resolution} pixels a side"] * bool(cls.resolution)
         sees += [f"{cls.token_limit} tokens of the prompt"] * bool(cls.token_limit)
         use = {True: ", commercial use allowed", False: ", no commercial use", None: ""}[cls.commercial]
         return (
@@ -99,7 +107,7 @@ class Reward(ABC, Generic[C]):
 
     @abstractmethod
     def score(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores (B,) fp32 of RGB images in [0, 1] for their prompts; deterministic.
+        """Scores (B,) fp32 of RGB images in [0, 1] for their prompts; deterministic. Of clips, where it `takes` those.
 
         Training asks without gradient. `grpo-bench diagnose` can use a reward through which autograd passes, without
         rounding the images, when they require gradients.
@@ -130,11 +138,11 @@ class Reward(ABC, Generic[C]):
             UserError: a file is not what it should be.
         """
 
-    def judge(self, images_BCHW: Tensor, prompts: Sequence[str], *, components: bool = False) -> dict[str, Tensor]:
+    def judge(self, media_B: Tensor, prompts: Sequence[str], *, components: bool = False) -> dict[str, Tensor]:
         """The scores (B,) under the reward's name, and its components if asked for; `config.batch` images at a time.
 
         They are on the CPU, without gradients, in single or double precision. The reward is handed copies of the
-        images, so that writing into them changes nothing that another reward sees.
+        images (or clips), so that writing into them changes nothing that another reward sees.
 
         Raises:
             ValueError: there are not as many prompts as images.
@@ -143,26 +151,56 @@ class Reward(ABC, Generic[C]):
         """
         import torch
 
-        if len(images_BCHW) != len(prompts):
-            raise ValueError(f"{len(images_BCHW)} images need as many prompts, not {len(prompts)}")
+        if len(media_B) != len(prompts):
+            raise ValueError(f"{len(media_B)} images need as many prompts, not {len(prompts)}")
         pieces: dict[str, list[Tensor]] = {}
+        batch = self.batch_of(media_B)
         with torch.no_grad():
-            for start in range(0, len(prompts), self.config.batch):
-                part = slice(start, start + self.config.batch)
-                scored = self._scored(images_BCHW[part].clone(), list(prompts[part]), components=components)
+            for start in range(0, len(prompts), batch):
+                part = slice(start, start + batch)
+                scored = self._scored(media_B[part].clone(), list(prompts[part]), components=components)
                 for name, score_B in scored.items():
                     pieces.setdefault(name, []).append(score_B)
         return {name: torch.cat(found) for name, found in pieces.items()}
 
-    def _scored(self, images_BCHW: Tensor, prompts: list[str], *, components: bool) -> dict[str, Tensor]:
-        count = len(prompts)
+    def batch_of(self, media_B: Tensor) -> int:
+        """How many such images or clips are scored at once: a clip's frames count as images, one clip is the least."""
+        return max(1, self.config.batch // self._frames(media_B))
+
+    def score_media(self, media_B: Tensor, prompts: Sequence[str]) -> Tensor:
+        """`score` (B,) of images or clips, with the gradient that it has; what `judge` checks is not checked."""
+        shown, texts = self._shown(media_B, prompts)
+        return self.score(shown, texts).reshape(len(media_B), -1).mean(1)
+
+    def _scored(self, media_B: Tensor, prompts: list[str], *, components: bool) -> dict[str, Tensor]:
+        shown, texts = self._shown(media_B, prompts)
+        count = len(texts)
         with calling(f"reward {self.name!r}"):
             if components:
-                score_B, parts = self.score_and_components(images_BCHW, prompts)
+                score_B, parts = self.score_and_components(shown, texts)
             else:
-                score_B, parts = self.score(images_BCHW, prompts), {}
+                score_B, parts = self.score(shown, texts), {}
             scored = {self.name: score_B, **parts}
-        return {name: as_scores(name, given, count) for name, given in scored.items()}
+        found = {name: as_scores(name, given, count) for name, given in scored.items()}
+        if count == len(prompts):
+            return found
+        return {name: score_B.reshape(len(prompts), -1).mean(1) for name, score_B in found.items()}
+
+    def _frames(self, media_B: Tensor) -> int:
+        """Images that the reward is shown of each."""
+        if kind_of(media_B) == self.takes:
+            return 1
+        if self.takes == "clips":
+            raise UserError(f"reward {self.name!r} takes clips, and these are pictures; choose another reward")
+        return min(self.config.frames, media_B.shape[1])
+
+    def _shown(self, media_B: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+        """What `score` is handed, and a prompt for each of it."""
+        frames = self._frames(media_B)
+        if kind_of(media_B) == self.takes:
+            return media_B, list(prompts)
+        shown_BCHW = media_B[:, evenly(media_B.shape[1], frames)].flatten(0, 1)
+        return shown_BCHW, [prompt for prompt in prompts for _ in range(frames)]
 
 
 def as_scores(name: str, given: object, count: int) -> Tensor:

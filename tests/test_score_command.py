@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +212,7 @@ def test_where_a_score_comes_from_is_recorded(store: RunStore, bright: str, tmp_
     assert cli_here("score", RUN, "--reward", "bright", "--plugin", bright, "--set", file).returncode == 0
     (one,) = RunStore(store.folder).scores().passes
     assert (one.reward, one.columns) == ("bright", ("heldout/bright", "heldout/bright-red"))
-    assert one.settings == {"batch": 64, "scale": 1.0, "stop_at": 0, "file": str(weights)}
+    assert one.settings == {"batch": 64, "frames": 4, "scale": 1.0, "stop_at": 0, "file": str(weights)}
     # sha256 of "abc" (FIPS 180-2, appendix B.1)
     assert one.weights == {"head.bin": "unverified:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
     assert (one.prompts, one.images, one.iterations) == (2, 4, (0, 5))
@@ -223,6 +224,20 @@ def test_where_a_score_comes_from_is_recorded(store: RunStore, bright: str, tmp_
     weights.write_bytes(b"abd")
     said = sentence(cli_here("score", RUN, "--reward", "bright", "--plugin", bright, "--set", file))
     assert "heldout/bright exists" in said and "with other weights" in said
+
+
+def test_a_column_of_before_a_setting_existed_has_its_default(store: RunStore) -> None:
+    scored(store, "jpeg-compressibility")
+    scores = store.scores()
+    (one,) = scores.passes
+    older = one.model_copy(
+        update={"settings": {name: value for name, value in one.settings.items() if name != "frames"}}
+    )
+    store.save_scores(replace(scores, passes=(older,)))
+
+    (report,) = scored(store, "jpeg-compressibility").rewards
+
+    assert (report.added, report.kept) == (0, "the column exists, and is kept")
 
 
 def test_an_interrupted_scoring_keeps_its_points_and_is_completed(store: RunStore, bright: str) -> None:

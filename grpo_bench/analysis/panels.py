@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError
+from grpo_bench.media import as_shown
 from grpo_bench.store.atomic import saving
 from grpo_bench.store.run import RunStore
 
@@ -100,7 +101,7 @@ def _sets(run_folder: Path) -> dict[int, str]:
 
 
 def _panel(store: RunStore, name: str, iteration: int, prompts: Sequence[str]) -> Panel:
-    images = store.load_images(name)
+    images = as_shown(store.load_images(name))
     rows = len(prompts) if name.startswith("point") else min(PROMPTS, len(prompts))
     if not rows or len(images) % rows:
         raise UserError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError
+from grpo_bench.media import as_shown
 from grpo_bench.store.atomic import write_bytes
 from grpo_bench.store.names import clean_text
 from grpo_bench.store.run import point_name
@@ -107,7 +108,7 @@ def _first_images(store: RunStore, iteration: int, prompts: int) -> Images:
     images = store.load_images(point_name(iteration))
     if not prompts or len(images) % prompts:
         raise UserError(f"{store.images} is damaged: {len(images)} images for {prompts} prompts; start the run anew")
-    return images.reshape(prompts, -1, *images.shape[1:])[:, 0]
+    return as_shown(images.reshape(prompts, -1, *images.shape[1:])[:, 0])
 
 
 def _column(rows: Sequence[Row], name: str) -> list[float]:

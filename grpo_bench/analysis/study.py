@@ -272,8 +272,10 @@ def _curve(
 
 def _without_empty(points: pd.DataFrame) -> pd.DataFrame:
     """The columns in which there is a number."""
-    full = points.notna().to_numpy().any(axis=0)
-    return points if full.all() else points.loc[:, full]
+    there = points.notna().to_numpy()
+    if there.all():
+        return points
+    return points.dropna(axis=1, how="all")
 
 
 def _part(record: RunRecord, points: pd.DataFrame) -> Part:

@@ -1,6 +1,7 @@
 """How different a prompt's images are, and tripwires for reward hacking that need no model (RULES.md, "Evaluation").
 
-All take uint8 images (B, H, W, 3), the very pixels that are stored and scored.
+All take uint8 images (B, H, W, 3) or clips (B, F, H, W, 3), the very pixels that are stored and scored. Of clips, two
+differ as their frames do, and the tripwires are means over frames.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from grpo_bench.forest.rollout import Floats
+from grpo_bench.media import as_pictures
 
 Images = npt.NDArray[np.uint8]
 CELLS = 8
@@ -18,8 +20,10 @@ WIDTH = 0.2
 
 
 def features(images: Images) -> Floats:
-    """Mean colours of an 8 x 8 grid of cells, (B, 192), from -0.5 to 0.5."""
-    batch, height, width, _ = images.shape
+    """Mean colours of an 8 x 8 grid of cells, (B, 192), from -0.5 to 0.5; of a clip, of each frame."""
+    media = len(images)
+    images = as_pictures(images)
+    _, height, width, _ = images.shape
     rows = np.linspace(0, height, CELLS + 1).astype(int)
     columns = np.linspace(0, width, CELLS + 1).astype(int)
     summed = np.pad(images.astype(np.float64) / 255, ((0, 0), (1, 0), (1, 0), (0, 0))).cumsum(1).cumsum(2)
@@ -27,7 +31,7 @@ def features(images: Images) -> Floats:
     total = np.diff(np.diff(corners, axis=1), axis=2)
     area = np.diff(rows)[:, None, None] * np.diff(columns)[None, :, None]
     cells: Floats = total / np.maximum(area, 1) - 0.5
-    return cells.reshape(batch, -1)
+    return cells.reshape(media, -1)
 
 
 def _square(feature_BD: Floats) -> Floats:
@@ -86,6 +90,7 @@ def tripwires(images: Images) -> dict[str, float]:
     colour_entropy: of a 4 x 4 x 4 RGB histogram, 0 to 6 bits. high_frequency: share of the luminance's power (mean
     removed) beyond half the Nyquist frequency.
     """
+    images = as_pictures(images)
     rgb = images.astype(np.float64) / 255
     light = rgb @ np.array([0.2126, 0.7152, 0.0722])
     down, right = np.gradient(light, axis=1), np.gradient(light, axis=2)

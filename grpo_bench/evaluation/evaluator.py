@@ -37,22 +37,26 @@ ByPrompt = Mapping[str, Floats]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: the point's columns, the images (P, I, H, W, 3), uint8, and the scores of each prompt."""
+    """One evaluation: the point's columns, the images (P, I, H, W, 3), uint8, and the scores of each prompt.
+
+    Of clips, (P, I, F, H, W, 3).
+    """
 
     columns: dict[str, float]
     images: Images
     by_prompt: ByPrompt
+    fps: float = 0.0
 
 
-def to_bytes(images_BCHW: Tensor) -> Images:
-    """Images in [0, 1] rounded to 8 bits, (B, H, W, 3)."""
-    rounded = (images_BCHW.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return rounded.permute(0, 2, 3, 1).cpu().numpy()
+def to_bytes(media_B: Tensor) -> Images:
+    """Images or clips in [0, 1] rounded to 8 bits, (B, H, W, 3) or (B, F, H, W, 3)."""
+    rounded = (media_B.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return rounded.movedim(-3, -1).cpu().numpy()
 
 
 def to_images(pixels: Images, device: torch.device) -> Tensor:
-    """8-bit images back as (B, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
+    """8-bit images or clips back as (B, 3, H, W) or (B, F, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(pixels).to(device).movedim(-1, -3).float() / 255
 
 
 def sample(
@@ -69,6 +73,7 @@ def sample(
 ) -> Images:
     """Images (P, I, H, W, 3) of the policy as it is, by deterministic steps from an evaluation noise, by its number.
 
+    Of a policy of clips, (P, I, F, H, W, 3).
     With `place_P` of those prompts only, whose features `conditioning` then has.
 
     Raises:
@@ -142,7 +147,7 @@ class Evaluator:
         flat = images.reshape(-1, *images.shape[2:])
         prompt_B = np.repeat(np.arange(len(self.prompts)), images.shape[1])
         columns |= per_prompt(flat, prompt_B) | across_prompts(flat, prompt_B) | tripwires(flat)
-        return Evaluation(columns, images, _by_prompt(score_PI))
+        return Evaluation(columns, images, _by_prompt(score_PI), self._policy.fps)
 
     def by_prompt(self, noise: int) -> ByPrompt:
         """The scores of each prompt under another evaluation noise: `noise` 0 is that of `evaluate`.

@@ -16,13 +16,14 @@ import torch
 from grpo_bench.config import RewardSection, RunConfig
 from grpo_bench.errors import Diverged, UserError
 from grpo_bench.evaluation.evaluator import to_images
-from grpo_bench.evaluation.scoring import make_rewards, score_parts
+from grpo_bench.evaluation.scoring import check_media, make_rewards, score_parts
 from grpo_bench.guard import calling
+from grpo_bench.media import kind_of
 from grpo_bench.metering.environment import environment
 from grpo_bench.reward import Reward, RewardConfig
 from grpo_bench.rewarding.weights import fingerprints
 from grpo_bench.sources import sources_of
-from grpo_bench.store.images import pixels_digest, stored_digest
+from grpo_bench.store.images import pixels_digest, stored_digest, stored_fps
 from grpo_bench.store.run import SCORES, RunStore, point_name
 from grpo_bench.store.scores import PREFIX, ScorePass, Scores
 from grpo_bench.versions import NUMERICS_VERSION, RULES_VERSION
@@ -107,6 +108,7 @@ def rescore(
         if not rows:
             raise UserError(f"{store.folder.name} has no point yet whose images could be scored; let it run first")
         job = _Job(store, [int(row["iteration"] or 0) for row in rows], device, observe)
+        check_media(job.media, f"{store.folder.name} holds", rewards)
         by_run = {column for row in rows for column in row}
         later = [name for name in names if f"reward/{name}" not in by_run]
         passes = {name: job.plan(rewards[name]) for name in later}  # refuse any of them before scoring one
@@ -127,7 +129,9 @@ class _Job:
         self._store, self._device, self._observe, self._versions = store, device, observe, environment()
         self.prompts = store.load_prompts()
         self._keys = [(iteration, self._digest(iteration)) for iteration in iterations]
-        self.images = len(self._load(iterations[0]))
+        first = self._load(iterations[0])
+        self.images, self.media = len(first), kind_of(first)
+        self._fps = stored_fps(store.images / point_name(iterations[0]))
 
     def plan(self, reward: Reward[RewardConfig]) -> ScorePass | None:
         """The pass that would fill the reward's column, without points yet; None where the column is complete.
@@ -140,7 +144,7 @@ class _Job:
         settings = reward.config.model_dump(mode="json")
         if old is not None and old.reward != reward.name:
             return None
-        self._refuse(reward.name, _changed_setting(old, settings))
+        self._refuse(reward.name, _changed_setting(old, settings, type(reward.config)().model_dump(mode="json")))
         if all(f"{PREFIX}{reward.name}" in scores.values.get(key, {}) for key in self._keys):
             return None
         weights, source = fingerprints(reward), sources_of(type(reward)).digest()
@@ -171,6 +175,7 @@ class _Job:
         foreign = {name for one in scores.passes if one.reward != reward.name for name in one.columns}
         with calling(f"reward {reward.name!r}"):
             reward.load(self._device)
+        reward.fps = self._fps
         for place, key in enumerate(self._keys, 1):
             if column in scores.values.get(key, {}):
                 continue
@@ -233,9 +238,17 @@ def _columns(scores: Scores, reward: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for one in scores.passes if one.reward == reward for name in one.columns))
 
 
-def _changed_setting(old: ScorePass | None, settings: Mapping[str, JsonValue]) -> str:
-    """The first setting in which two passes of one reward would give other numbers, as a clause; empty if none."""
-    for key in {**old.settings, **settings} if old is not None else {}:
-        if old is not None and key not in INDIFFERENT and old.settings.get(key) != settings.get(key):
-            return f"{key} = {old.settings.get(key)!r}, not {settings.get(key)!r}"
+def _changed_setting(
+    old: ScorePass | None, settings: Mapping[str, JsonValue], defaults: Mapping[str, JsonValue]
+) -> str:
+    """The first setting in which two passes of one reward would give other numbers, as a clause; empty if none.
+
+    A setting that there was not yet had its default.
+    """
+    if old is None:
+        return ""
+    then = {**defaults, **old.settings}
+    for key in {**then, **settings}:
+        if key not in INDIFFERENT and then.get(key) != settings.get(key):
+            return f"{key} = {then.get(key)!r}, not {settings.get(key)!r}"
     return ""

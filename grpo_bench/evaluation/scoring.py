@@ -12,6 +12,7 @@ from grpo_bench.config import RewardSection, validated
 from grpo_bench.errors import Diverged, UserError, nearest
 from grpo_bench.forest.rollout import Floats
 from grpo_bench.guard import calling
+from grpo_bench.media import Media
 from grpo_bench.registry import REWARDS
 from grpo_bench.reward import Reward, RewardConfig
 from grpo_bench.store.points import in_range
@@ -40,6 +41,23 @@ def make_rewards(names: Sequence[str], section: RewardSection) -> Rewards:
     return made
 
 
+def check_media(media: Media, whose: str, rewards: Rewards) -> None:
+    """Rewards of pictures judge clips too, by some of their frames; a reward of clips judges nothing else.
+
+    Raises:
+        UserError: a reward takes clips, and `whose` images are pictures; or it counts frames, of which none are picked.
+    """
+    for name, reward in rewards.items():
+        if reward.takes == "clips" and media == "pictures":
+            raise UserError(f"reward {name!r} takes clips, and {whose} pictures; choose another reward or model")
+        if reward.config.frames != RewardConfig().frames and (reward.takes, media) != ("pictures", "clips"):
+            why = "it takes whole clips" if reward.takes == "clips" else f"{whose} pictures"
+            raise UserError(
+                f"reward.{name}.frames = {reward.config.frames} says how many frames of a clip are scored, and {why}; "
+                "leave it out"
+            )
+
+
 class Scoring:
     """Scores of images that come in chunks, of which each reward is asked for `config.batch` at once.
 
@@ -53,18 +71,19 @@ class Scoring:
         self._waiting: dict[str, list[Tensor]] = {name: [] for name in rewards}
         self._scored: dict[str, list[Tensor]] = {name: [] for name in rewards}
 
-    def add(self, images_BCHW: Tensor) -> None:
-        """Images that follow those before; what fills a batch is scored.
+    def add(self, media_B: Tensor) -> None:
+        """Images or clips that follow those before; what fills a batch is scored.
 
         Raises:
             UserError: a reward returned another shape, or no real numbers.
             PluginFailed: it raised something.
         """
-        self._images += len(images_BCHW)
+        self._images += len(media_B)
         for name, reward in self._rewards.items():
-            self._waiting[name].append(images_BCHW)
-            while sum(map(len, self._waiting[name])) >= reward.config.batch:
-                self._score(name, reward.config.batch)
+            self._waiting[name].append(media_B)
+            batch = reward.batch_of(media_B)
+            while sum(map(len, self._waiting[name])) >= batch:
+                self._score(name, batch)
 
     def done(self) -> dict[str, Floats]:
         """Every image's scores by reward, float64.
@@ -85,23 +104,23 @@ class Scoring:
         return found
 
     def _score(self, name: str, count: int) -> None:
-        images_BCHW = torch.cat(self._waiting[name])
+        media_B = torch.cat(self._waiting[name])
         first = sum(map(len, self._scored[name]))
         prompts = self._prompts[first : first + count]
-        self._scored[name].append(self._rewards[name].judge(images_BCHW[:count], prompts)[name])
-        self._waiting[name] = [images_BCHW[count:]] if len(images_BCHW) > count else []
+        self._scored[name].append(self._rewards[name].judge(media_B[:count], prompts)[name])
+        self._waiting[name] = [media_B[count:]] if len(media_B) > count else []
 
 
-def score(reward: Reward[RewardConfig], images_BCHW: Tensor, prompts: Sequence[str]) -> Floats:
-    """One reward's scores (B,) of images that are all there; raises as `Scoring`."""
+def score(reward: Reward[RewardConfig], media_B: Tensor, prompts: Sequence[str]) -> Floats:
+    """One reward's scores (B,) of images or clips that are all there; raises as `Scoring`."""
     scoring = Scoring({reward.name: reward}, prompts)
-    scoring.add(images_BCHW)
+    scoring.add(media_B)
     return scoring.done()[reward.name]
 
 
-def score_parts(reward: Reward[RewardConfig], images_BCHW: Tensor, prompts: Sequence[str]) -> dict[str, Floats]:
+def score_parts(reward: Reward[RewardConfig], media_B: Tensor, prompts: Sequence[str]) -> dict[str, Floats]:
     """The reward's score and its components by name, each (B,), from one pass over the images; raises as `score`."""
-    judged = reward.judge(images_BCHW, prompts, components=True)
+    judged = reward.judge(media_B, prompts, components=True)
     ranges = {reward.name: reward.range}
     return {name: checked(name, score_B, ranges.get(name, (-np.inf, np.inf))) for name, score_B in judged.items()}
 

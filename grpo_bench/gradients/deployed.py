@@ -75,8 +75,8 @@ def deployed_gradient(session: Session, conditioning: Conditioning, prompts: Seq
         rows = slice(start, start + size)
         place_B = torch.arange(len(prompts), device=x_PZ.device)[rows]
         with torch.enable_grad():
-            leaf_BCHW = drawn(session, conditioning.select(place_B), x_PZ[rows])
-            score_B = checkpoint(_proxy, session, leaf_BCHW, list(prompts[rows]), use_reentrant=False)
+            leaf_BZ = drawn(session, conditioning.select(place_B), x_PZ[rows])
+            score_B = checkpoint(_proxy, session, leaf_BZ, list(prompts[rows]), use_reentrant=False)
         parts = torch.autograd.grad(score_B.sum() / len(prompts), weights, allow_unused=True)
         for whole, part in zip(total, parts, strict=True):
             if part is not None:
@@ -104,11 +104,11 @@ def drawn(session: Session, conditioning: Conditioning, x_BZ: Tensor) -> Tensor:
     return x_BZ
 
 
-def _proxy(session: Session, leaf_BCHW: Tensor, prompts: list[str]) -> Tensor:
+def _proxy(session: Session, leaf_BZ: Tensor, prompts: list[str]) -> Tensor:
     """What is trained on, (B,), of decoded latents: the rewards' weighted sum."""
-    images_BCHW = decoded(session.policy, leaf_BCHW)
+    media_B = decoded(session.policy, leaf_BZ)
     weighted = [
-        weight * session.rewards[name].score(images_BCHW, prompts)
+        weight * session.rewards[name].score_media(media_B, prompts)
         for name, weight in session.config.reward.weights.items()
     ]
     return torch.stack(weighted).sum(0)
@@ -116,8 +116,8 @@ def _proxy(session: Session, leaf_BCHW: Tensor, prompts: list[str]) -> Tensor:
 
 def decoded(policy: Policy, latent_BZ: Tensor) -> Tensor:
     """`policy.decode` with the graph that it leaves out: a policy switches gradients off by torch's decorator."""
-    images_BCHW: Tensor = inspect.unwrap(type(policy).decode)(policy, latent_BZ)
-    return images_BCHW
+    media_B: Tensor = inspect.unwrap(type(policy).decode)(policy, latent_BZ)
+    return media_B
 
 
 def check_differentiable(session: Session) -> None:
@@ -129,28 +129,28 @@ def check_differentiable(session: Session) -> None:
     latent_BZ = torch.zeros((1, *session.policy.latent_shape), device=session.policy.device, requires_grad=True)
     name = session.config.model.policy
     with torch.enable_grad():
-        images_BCHW = decoded(session.policy, latent_BZ)
-        if not _passes(images_BCHW, latent_BZ):
+        media_B = decoded(session.policy, latent_BZ)
+        if not _passes(media_B, latent_BZ):
             raise UserError(
                 f"policy {name!r} decodes images without a derivative, and diagnose needs one; choose a workload whose "
                 "policy has it, such as shapes"
             )
         for reward in session.rewards.values():
-            if not _scores_smoothly(reward, images_BCHW.detach().requires_grad_(), session.prompts[:1]):
+            if not _scores_smoothly(reward, media_B.detach().requires_grad_(), session.prompts[:1]):
                 raise UserError(
                     f"reward {reward.name!r} has no derivative by the image, and diagnose needs one of the reward that "
                     "is trained on; choose a differentiable one by --reward, as shapes-pref is on shapes"
                 )
 
 
-def _scores_smoothly(reward: Reward[RewardConfig], images_BCHW: Tensor, prompts: Sequence[str]) -> bool:
-    reward.judge(images_BCHW, prompts)  # what is wrong with it otherwise says so itself
+def _scores_smoothly(reward: Reward[RewardConfig], media_B: Tensor, prompts: Sequence[str]) -> bool:
+    reward.judge(media_B, prompts)  # what is wrong with it otherwise says so itself
     try:
         with calling(f"reward {reward.name!r}", kind=_Refused):
-            score_B = reward.score(images_BCHW, prompts)
+            score_B = reward.score_media(media_B, prompts)
     except _Refused:  # such as numpy(), which torch refuses to images that require gradients
         return False
-    return _passes(score_B, images_BCHW)
+    return _passes(score_B, media_B)
 
 
 class _Refused(Exception):

@@ -52,9 +52,9 @@ def _at(session: Session, rewards: Rewards, index_P: np.ndarray, point: int) -> 
     latent_BZ = grow(forest, schedule, handle, conditioning, noise, role="eval").leaf_LPZ.flatten(0, 1)
     batch = session.config.training.decode_batch
     pixels = np.concatenate([to_bytes(policy.decode(chunk)) for chunk in latent_BZ.split(batch)])
-    images_BCHW, names = to_images(pixels, policy.device), prompts * forest.images
+    media_B, names = to_images(pixels, policy.device), prompts * forest.images
     return {
         name: values.reshape(TRUNKS, CHILDREN, len(prompts))
         for reward in rewards.values()
-        for name, values in score_parts(reward, images_BCHW, names).items()
+        for name, values in score_parts(reward, media_B, names).items()
     }

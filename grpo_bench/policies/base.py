@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
 from grpo_bench.forest.schedule import Grid, Prediction
+from grpo_bench.media import Media
 from grpo_bench.policies.copies import WeightCopy
 from grpo_bench.policies.texts import Reading, Tokenizer, fixed_batches, read, visiting
 from grpo_bench.sampling.handle import Conditioning, Regime
@@ -41,6 +42,10 @@ class Policy(ABC):
     prediction: ClassVar[Prediction] = "velocity"
     """What `predict` returns; it decides which kernels can sample from the policy."""
     pipeline_class: ClassVar[type[DiffusionPipeline]]
+    media: ClassVar[Media] = "pictures"
+    """What `decode` gives."""
+    fps: float = 0.0
+    """Frames a second of its clips; 0 of pictures."""
     networks: Mapping[str, ModelMixin]
     """What is trained, by component: one network, or several that serve noise levels of their own."""
     settings: ModelSection
@@ -57,8 +62,8 @@ class Policy(ABC):
 
     @property
     @abstractmethod
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a latent."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of a latent: channels, height and width, with frames between where it is a clip's."""
 
     @abstractmethod
     def grid(self, steps: int) -> Grid:
@@ -105,8 +110,8 @@ class Policy(ABC):
         return min((each.limit for each in self._tokenizers()), default=None)
 
     @abstractmethod
-    def decode(self, latent_BCHW: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1], fp32."""
+    def decode(self, latent_BZ: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1], fp32, or clips (B, F, 3, H, W), as `media` says."""
 
     @property
     def denoiser(self) -> ModelMixin:

@@ -94,9 +94,9 @@ class SDPolicy(Policy):
         return [Tokenizer(self._pipeline.tokenizer, self._pipeline.tokenizer.model_max_length)]
 
     @torch.no_grad()
-    def decode(self, latent_BCHW: Tensor) -> Tensor:
+    def decode(self, latent_BZ: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], fp32."""
-        image_BCHW: Tensor = self._vae.decode(latent_BCHW / self._vae.config.scaling_factor, return_dict=False)[0]
+        image_BCHW: Tensor = self._vae.decode(latent_BZ / self._vae.config.scaling_factor, return_dict=False)[0]
         return (image_BCHW / 2 + 0.5).clamp(0, 1)
 
     def _evaluate(self, network: nn.Module, x_BZ: Tensor, sigma_B: Tensor, conditioning: dict[str, Tensor]) -> Tensor:

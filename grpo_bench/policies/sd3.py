@@ -108,10 +108,10 @@ class SD3Policy(Policy):
         return [*clip, Tokenizer(pipeline.tokenizer_3, self.settings.max_sequence_length)]
 
     @torch.no_grad()
-    def decode(self, latent_BCHW: Tensor) -> Tensor:
+    def decode(self, latent_BZ: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], fp32."""
         config = self._vae.config
-        scaled_BCHW = latent_BCHW / config.scaling_factor + (config.shift_factor or 0.0)
+        scaled_BCHW = latent_BZ / config.scaling_factor + (config.shift_factor or 0.0)
         image_BCHW: Tensor = self._vae.decode(scaled_BCHW, return_dict=False)[0]
         return (image_BCHW / 2 + 0.5).clamp(0, 1)
 

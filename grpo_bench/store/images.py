@@ -1,7 +1,7 @@
 """Evaluation images as 8-bit PNG contact sheets: exact, viewable, few files.
 
 `images/<name>/index.json` says how to cut the sheets `000.png`, `001.png`, ... back into images, and has their sha256;
-one row of a sheet is usually one prompt.
+one row of a sheet is usually one prompt. A clip lies there frame by frame, and the index has their number and rate.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from grpo_bench.errors import UserError
+from grpo_bench.media import CLIP_AXES, as_pictures, kind_of
 from grpo_bench.store.atomic import remove_folder, write_folder
 from grpo_bench.store.names import check_name, clean_text, parse_json
 
@@ -27,32 +28,39 @@ SHEET_PIXELS = 16_000_000
 """A sheet takes no further row beyond this, so that viewers open it and 1024-pixel images fit in memory."""
 
 
-def save_images(folder: Path, name: str, images_BHWC: NDArray[np.uint8], columns: int) -> Path:
-    """Store images losslessly under `folder/name`, `columns` a row; an older set of that name is replaced.
+def save_images(folder: Path, name: str, images: NDArray[np.uint8], columns: int, fps: float = 0.0) -> Path:
+    """Store images or clips losslessly under `folder/name`, `columns` a row; an older set of that name is replaced.
 
     Args:
-        images_BHWC: uint8 RGB, at least one.
+        folder: where the set's own folder is made.
+        name: of the set.
+        images: uint8 RGB, (B, H, W, 3) or (B, F, H, W, 3), at least one.
+        columns: images or clips in a row of a sheet.
+        fps: frames a second of clips.
 
     Raises:
         UserError: for a bad name or a full disk.
         ValueError: for another shape or dtype.
     """
-    if images_BHWC.ndim != 4 or images_BHWC.shape[-1] != 3 or images_BHWC.dtype != "uint8" or not images_BHWC.size:
-        raise ValueError(f"images must be uint8 (B, H, W, 3), got {images_BHWC.dtype} {images_BHWC.shape}.")
+    if images.ndim not in (4, CLIP_AXES) or images.shape[-1] != 3 or images.dtype != "uint8" or not images.size:
+        raise ValueError(f"images must be uint8 (B, H, W, 3) or clips of them, got {images.dtype} {images.shape}.")
     if columns < 1:
         raise ValueError(f"a sheet has at least one column, got {columns}.")
     target = folder / check_name(name, "image set")
     if target.exists():
         remove_folder(target)
-    write_folder(target, lambda temporary: _write_sheets(temporary, images_BHWC, columns), "images")
+    write_folder(target, lambda temporary: _write_sheets(temporary, images, columns, fps), "images")
     return target
 
 
-def _write_sheets(folder: Path, images_BHWC: NDArray[np.uint8], columns: int) -> None:
+def _write_sheets(folder: Path, images: NDArray[np.uint8], columns: int, fps: float) -> None:
+    clip = {"frames": images.shape[1], "fps": fps} if kind_of(images) == "clips" else {}
+    columns *= int(clip.get("frames", 1))
+    images_BHWC = as_pictures(images)
     count, height, width, _ = images_BHWC.shape
     rows = max(1, SHEET_PIXELS // (columns * height * width))
-    digest = pixels_digest(images_BHWC)
-    index = {"count": count, "height": height, "width": width, "columns": columns, "rows": rows, "sha256": digest}
+    size = {"count": count, "height": height, "width": width, "columns": columns, "rows": rows}
+    index = size | clip | {"sha256": pixels_digest(images)}
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
     for sheet, first in enumerate(range(0, count, rows * columns)):
         png = encode_png(contact_sheet(images_BHWC[first : first + rows * columns], columns))
@@ -60,7 +68,7 @@ def _write_sheets(folder: Path, images_BHWC: NDArray[np.uint8], columns: int) ->
 
 
 def load_images(path: Path) -> NDArray[np.uint8]:
-    """The images stored at `path` (what `save_images` returned), uint8 (B, H, W, 3), bit for bit.
+    """The images (B, H, W, 3) or clips (B, F, H, W, 3) stored at `path` (what `save_images` returned), bit for bit.
 
     Raises:
         UserError: when the set is missing or damaged.
@@ -78,13 +86,29 @@ def load_images(path: Path) -> NDArray[np.uint8]:
             grid = pixels.reshape(-1, height, columns, width, 3).swapaxes(1, 2)
             tiles.append(grid.reshape(-1, height, width, 3))
         images: NDArray[np.uint8] = np.concatenate(tiles)[:count]
+        found = len(images)
+        if "frames" in index and found == count:
+            images = images.reshape(-1, int(index["frames"]), height, width, 3)
     except (OSError, ValueError, KeyError, TypeError, SyntaxError, ArithmeticError) as error:
         raise UserError(f"The images in {path} are missing or damaged ({clean_text(str(error), 100)}).") from error
-    if len(images) != count:
-        raise UserError(f"The images in {path} are damaged: {len(images)} of {count} are there.")
+    if found != count:
+        raise UserError(f"The images in {path} are damaged: {found} of {count} are there.")
     if index.get("sha256", "") not in ("", pixels_digest(images)):
         raise UserError(f"The images in {path} are damaged: they are not those that were stored.")
     return images
+
+
+def stored_fps(path: Path) -> float:
+    """Frames a second of the clips stored at `path`; 0 of pictures.
+
+    Raises:
+        UserError: the set is missing or damaged.
+    """
+    try:
+        index = parse_json((path / "index.json").read_text(encoding="utf-8"))
+        return float(index.get("fps", 0.0)) if isinstance(index, dict) else 0.0
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"The images in {path} are missing or damaged ({clean_text(str(error), 100)}).") from error
 
 
 def _sheet(path: Path, most: tuple[int, int]) -> NDArray[np.uint8]:
@@ -105,12 +129,12 @@ def _sheet(path: Path, most: tuple[int, int]) -> NDArray[np.uint8]:
         raise ValueError(f"{path.name}: {error}") from error
 
 
-def pixels_digest(images_BHWC: NDArray[np.uint8]) -> str:
-    """sha256 of images' shape and pixels."""
+def pixels_digest(images: NDArray[np.uint8]) -> str:
+    """sha256 of images' or clips' shape and pixels."""
     import numpy as np
 
-    digest = hashlib.sha256(str(images_BHWC.shape).encode())
-    digest.update(np.ascontiguousarray(images_BHWC).data)
+    digest = hashlib.sha256(str(images.shape).encode())
+    digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()
 
 

@@ -250,9 +250,9 @@ class RunStore:
         )
         return checkpoint
 
-    def save_images(self, name: str, images_BHWC: NDArray[np.uint8], columns: int) -> Path:
+    def save_images(self, name: str, images: NDArray[np.uint8], columns: int, fps: float = 0.0) -> Path:
         """`store.images.save_images` into this run's folder."""
-        return save_images(self.images, name, images_BHWC, columns)
+        return save_images(self.images, name, images, columns, fps)
 
     def load_images(self, name: str) -> NDArray[np.uint8]:
         """`store.images.load_images` of a set stored under that name."""

@@ -164,11 +164,11 @@ def decoded_and_judged(
     scoring = Scoring(rewards, list(prompts) * leaves)
     for chunk_BZ in leaf_LPZ.flatten(0, 1).split(decode_batch):
         with ledger.phase("decode"):
-            images_BCHW = policy.decode(chunk_BZ)
-            ledger.count("decodes", len(images_BCHW))
-            ledger.count("images", len(images_BCHW))
+            media_B = policy.decode(chunk_BZ)
+            ledger.count("decodes", len(media_B))
+            ledger.count("images", len(media_B))
         with ledger.phase("reward"):
-            scoring.add(images_BCHW)
+            scoring.add(media_B)
     with ledger.phase("reward"):
         scores = {name: score_B.reshape(leaves, len(prompts)) for name, score_B in scoring.done().items()}
         for name, score_LP in scores.items():

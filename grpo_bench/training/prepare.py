@@ -10,10 +10,10 @@ import torch
 
 from grpo_bench.config import Device, RunConfig
 from grpo_bench.errors import UserError, nearest
-from grpo_bench.evaluation.scoring import Rewards, make_rewards
+from grpo_bench.evaluation.scoring import Rewards, check_media, make_rewards
 from grpo_bench.guard import calling
 from grpo_bench.identity import Base, find_base, outcome_hashes, placed, run_id
-from grpo_bench.registry import WORKLOADS
+from grpo_bench.registry import POLICIES, WORKLOADS
 from grpo_bench.training.planning import check_plan, make_method
 
 T = TypeVar("T")
@@ -85,6 +85,8 @@ def ingredients(config: RunConfig, known: MutableMapping[str, Ingredients]) -> I
     key = config.model_copy(update=same).to_toml()
     if key not in known:
         base, prompts, rewards = find_base(config), splits(config), judges(config)
+        policy = config.model.policy
+        check_media(POLICIES.get(policy).media, f"policy {policy!r} draws", rewards)
         known[key] = Ingredients(base, prompts, rewards, outcome_hashes(config, base, prompts, rewards))
     return known[key]
 

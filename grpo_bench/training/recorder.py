@@ -20,7 +20,7 @@ class StoreRecorder:
         """Images first: a stored point always has its images."""
         images = evaluation.images
         name = point_name(int(row["iteration"]))
-        self._store.save_images(name, images.reshape(-1, *images.shape[2:]), images.shape[1])
+        self._store.save_images(name, images.reshape(-1, *images.shape[2:]), images.shape[1], evaluation.fps)
         rows = self._store.rows()
         self._store.add_prompt_scores(int(row["iteration"]), 0, evaluation.by_prompt)
         self._store.append_point(row | combination(rows[0] if rows else row, row, self._reward))

@@ -118,6 +118,8 @@ def _build(prepared: Prepared, device: torch.device, ledger: Ledger, ranks: Rank
     with torch.random.fork_rng():  # adapters are drawn from torch's global stream
         torch.manual_seed(config.seed)
         policy = load_policy(config, device, prepared.ingredients.base)
+    for reward in rewards.values():
+        reward.fps = policy.fps
     train = told_apart(policy, prompts)
     training = config.training
     handle = Metered(policy, ledger, guidance=config.sampling.guidance, batch=training.rollout_batch)

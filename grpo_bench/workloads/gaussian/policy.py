@@ -136,9 +136,9 @@ class GaussianPolicy(Policy):
         return {name: torch.tensor(np.array(values), dtype=torch.float32) for name, values in columns.items()}
 
     @torch.no_grad()
-    def decode(self, latent_BCHW: Tensor) -> Tensor:
+    def decode(self, latent_BZ: Tensor) -> Tensor:
         """0.5 + x / 16 in [0, 1], every number a block of pixels; fp32."""
-        image_BCHW = (latent_BCHW.float() / (2 * REACH) + 0.5).clamp(0, 1)
+        image_BCHW = (latent_BZ.float() / (2 * REACH) + 0.5).clamp(0, 1)
         tall_BCHW = image_BCHW.repeat_interleave(self._height // SHAPE[1], dim=2)
         return tall_BCHW.repeat_interleave(self._width // SHAPE[2], dim=3)
 
