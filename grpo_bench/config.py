@@ -32,6 +32,7 @@ from grpo_bench.store.names import check_text, parse_toml
 Table = dict[str, object]
 MANY = 1 << 16
 """More prompts, images or pixels a side than anybody means to ask for."""
+LONGEST_PROMPT = 10_000
 DEEPEST = 64
 LONGEST_REWARDS = 500
 """Of the text that names rewards and their weights."""
@@ -117,6 +118,8 @@ class ModelSection(Section):
     """Image height in pixels; default: the model's own."""
     width: int | None = Field(None, ge=8, le=MANY)
     """Image width in pixels; default: the model's own."""
+    negative_prompt: str | None = Field(None, max_length=LONGEST_PROMPT)
+    """What guidance moves away from; default: the empty prompt."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network; latents, kernels and log-probs are fp32 always."""
     trainable: Literal["full", "lora"] = "full"

@@ -342,6 +342,17 @@ def test_workload_defaults_validate(workload: str) -> None:
     assert build([("workload", defaults)]).budget == defaults["budget"]
 
 
+def test_a_negative_prompt_needs_guidance() -> None:
+    """Unset, it is in no stored config, whose ids it would change."""
+    plain, guided = {"model": {"negative_prompt": "dull"}}, {"evaluation": {"guidance": 2.0}}
+    config = build([("--set", plain)])
+
+    with pytest.raises(UserError, match=r"model\.negative_prompt = 'dull'"):
+        check_plan(config, make_method(config))
+    assert check_plan(build([("--set", plain), ("more", guided)]), make_method(config)).trained_edges > 0
+    assert "negative_prompt" not in RunConfig().to_toml()
+
+
 def test_the_grid_of_an_nfe_budget_defaults_to_a_tenth() -> None:
     assert build([("--set", {"budget": {"nfe": 500.0}})]).evaluation_every == 50
     assert build([("--set", {"budget": {"seconds": 500.0}})]).evaluation_every == 0

@@ -89,17 +89,17 @@ def test_a_pipeline_with_another_scheduler_is_sampled_by_ddim(tmp_path: Path) ->
     np.testing.assert_allclose(grid.sigmas, [0.901, 0.801, 0.701, 0.601, 0.501, 0.401, 0.301, 0.201, 0.101, 0.001, 0])
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_deterministic_sampling_is_the_pipelines_own(pipeline: Path, guidance: float) -> None:
+@pytest.mark.parametrize(("guidance", "negative"), [(1.0, None), (4.0, None), (4.0, "a dull grey shape")])
+def test_deterministic_sampling_is_the_pipelines_own(pipeline: Path, guidance: float, negative: str | None) -> None:
     # given our initial noise handed to diffusers as `latents`
-    sd = sd_policy(pipeline)
+    sd = sd_policy(pipeline, negative_prompt=negative)
     schedule = make_schedule(sd.grid(STEPS), "ode")
     forest = chains(schedule.sigmas, 1, np.zeros(STEPS, dtype=bool))
     noise = Noise(0, 0, PROMPTS, sd.latent_shape)
     start = noise.draw(Purpose.ROOT, forest.key_N[:1], CPU)[0]
     expected = theirs(pipeline)(
         PROMPTS,
-        negative_prompt=[""] * 2,
+        negative_prompt=[negative or ""] * 2,
         latents=start,
         num_inference_steps=STEPS,
         guidance_scale=guidance,

@@ -59,16 +59,17 @@ def test_the_grid_is_the_schedulers_own(pipeline: Path, steps: int) -> None:
     np.testing.assert_array_equal(policy(pipeline).grid(steps).sigmas, scheduler.sigmas.double().numpy())
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_ode_sampling_is_the_pipelines_own(pipeline: Path, guidance: float) -> None:
+@pytest.mark.parametrize(("guidance", "negative"), [(1.0, None), (4.0, None), (4.0, "a dull grey shape")])
+def test_ode_sampling_is_the_pipelines_own(pipeline: Path, guidance: float, negative: str | None) -> None:
     # given our initial noise handed to diffusers as `latents`
-    sd3 = policy(pipeline)
+    sd3 = policy(pipeline, negative_prompt=negative)
     schedule = make_schedule(sd3.grid(STEPS), "ode")
     forest = chains(schedule.sigmas, 1, np.zeros(STEPS, dtype=bool))
     noise = Noise(0, 0, PROMPTS, sd3.latent_shape)
     latents = noise.draw(Purpose.ROOT, forest.key_N[:1], CPU)[0]
     expected = theirs(pipeline)(
         PROMPTS,
+        negative_prompt=negative,
         latents=latents,
         num_inference_steps=STEPS,
         guidance_scale=guidance,

@@ -128,6 +128,15 @@ def test_all_of_a_models_tokenizers_have_to_agree(sd3: SD3Policy, monkeypatch: p
     assert told_apart(sd3, splits([near, far, "a"], [f"{LONG}dog", f"{LONG}{LONG}dog"])) == (near, "a")
 
 
+@pytest.mark.parametrize(("negative", "told"), [("x" * 15, True), ("x" * 14, False), (None, False)])
+def test_a_negative_prompt_that_is_cut_is_told(
+    tiny_model: Path, said: list[str], negative: str | None, told: bool
+) -> None:
+    told_apart(policy(tiny_model, negative_prompt=negative), splits(["a"], ["b"]))
+
+    assert said == ["model.negative_prompt is cut to the 16 tokens that the model reads of it"] * told
+
+
 def test_cuts_are_told_for_each_length(sd3: SD3Policy, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clips, third = list(sd3._tokenizers()), Tokenizer(tokenizer(), 20)
     monkeypatch.setattr(sd3, "_tokenizers", lambda: [*clips, third])

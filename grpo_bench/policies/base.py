@@ -79,8 +79,8 @@ class Policy(ABC):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Features of the prompts and of the empty one, on the CPU; a prompt's depend on its text alone."""
-        texts = ["", *prompts]
+        """Features of the prompts and of what guidance moves away from, on the CPU; a text's depend on it alone."""
+        texts = [self.settings.negative_prompt or "", *prompts]
         with visiting(self._encoders(), self.device):
             parts = [self._encode(batch) for batch in fixed_batches(texts)]
             rows = {name: torch.cat([part[name].cpu() for part in parts])[: len(texts)] for name in parts[0]}
@@ -131,7 +131,7 @@ class Policy(ABC):
         return Regime(self.component, guidance, 2 if guidance > 1 else 1)
 
     def predict(self, x_BZ: Tensor, sigma_B: Tensor, conditioning: Conditioning, regime: Regime) -> Tensor:
-        """Velocity or epsilon (B, Z), fp32; where it is guided, empty and text predictions in one batch of 2 B."""
+        """Velocity or epsilon (B, Z), fp32; where it is guided, negative and text predictions in one batch of 2 B."""
         network = self.networks[regime.network]
         with self._autocast():
             if regime.evaluations == 1:
@@ -143,7 +143,7 @@ class Policy(ABC):
         return self.combine(text_BZ, empty_BZ, regime.guidance)
 
     def combine(self, text_BZ: Tensor, empty_BZ: Tensor, guidance: float) -> Tensor:
-        """The guided prediction: the empty prompt's, moved towards the text's (classifier-free guidance)."""
+        """The guided prediction: the negative prompt's, moved towards the text's (classifier-free guidance)."""
         return empty_BZ + guidance * (text_BZ - empty_BZ)
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:

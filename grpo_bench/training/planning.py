@@ -213,6 +213,12 @@ def check_plan(config: RunConfig, method: Method[MethodConfig]) -> Cost:
             f"method {name!r} needs objective.reduction = 'mean' and logprob_scale = 'gaussian', not "
             f"{objective.reduction!r} and {objective.logprob_scale!r}; leave both at their defaults"
         )
+    negative = config.model.negative_prompt
+    if negative is not None and max(config.sampling.guidance, config.evaluation.guidance) <= 1:
+        raise UserError(
+            f"model.negative_prompt = {negative[:40]!r} is what guidance moves away from, and sampling.guidance and "
+            "evaluation.guidance are 1; raise one, or leave the prompt out"
+        )
     _check_copies(method)
     if isinstance(method, ForwardMethod):
         _check_forward(config, method, forest, schedule)

@@ -68,6 +68,9 @@ def told_apart(policy: Policy, splits: Splits) -> tuple[str, ...]:
     left = tuple(prompt for prompt in train if prompt not in twins)
     if not left:
         raise UserError(f"no prompt is left to train on: {_pair(twins)}; give prompts that the model can tell apart")
+    if negative := policy.settings.negative_prompt:
+        for limit in sorted({limit for reading in policy.read([negative]) for limit in reading.exceeded}):
+            log.warning("model.negative_prompt is cut to the %d tokens that the model reads of it", limit)
     for limit, count in sorted(cuts.items()):
         total = sum(map(len, splits.values()))
         log.warning("%d of %d prompts are cut to the %d tokens that the model reads of them", count, total, limit)
