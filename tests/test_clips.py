@@ -24,12 +24,14 @@ from grpo_bench.evaluation.diversity import features, tripwires
 from grpo_bench.evaluation.evaluator import to_bytes, to_images
 from grpo_bench.evaluation.rescore import rescore, score_section
 from grpo_bench.evaluation.scoring import Scoring, score
+from grpo_bench.forest.schedule import Grid
 from grpo_bench.media import as_shown, evenly
 from grpo_bench.registry import POLICIES, REWARDS
 from grpo_bench.reward import Reward, RewardConfig
 from grpo_bench.store.images import load_images, save_images, stored_fps
 from grpo_bench.store.run import RunStore, point_name
 from grpo_bench.training.prepare import identify
+from grpo_bench.training.session import open_session
 from grpo_bench.workloads.gaussian.policy import GaussianPolicy
 
 CPU = torch.device("cpu")
@@ -253,6 +255,21 @@ def test_damaged_clips_are_refused(tmp_path: Path) -> None:
             load_images(path)
         index.write_text(whole)
     assert load_images(path).shape == (3, FRAMES, 4, 4, 3)
+
+
+class Coarse(Tall):
+    """A policy whose grid has a step less than it was asked for."""
+
+    name = "coarse"
+
+    def grid(self, steps: int) -> Grid:
+        return super().grid(steps - 1)
+
+
+def test_a_grid_of_another_number_of_steps_is_refused(tmp_path: Path) -> None:
+    POLICIES.add("coarse", lambda: Coarse, origin=__file__)
+    with pytest.raises(UserError, match="'coarse' gave a grid of 6 points for 6 steps, which have 7"):
+        open_session(identify(config("flat", tmp_path, policy="coarse")))
 
 
 # -- helpers -------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class Stage:
         self.prompts = splits(config)["train"][:prompts]
         self.conditioning = self.policy.encode(self.prompts)
         self.policy.keep_reference()
-        self.schedule = sampling_schedule(config.sampling, self.policy.grid)
+        self.schedule = sampling_schedule(config.sampling, self.policy.steps_of)
 
     def noise(self, iteration: int) -> Noise:
         """The streams of an iteration."""

@@ -79,7 +79,7 @@ def sample(
     Raises:
         Diverged: an image is not finite.
     """
-    schedule = make_schedule(policy.grid(settings.steps), "ode")
+    schedule = make_schedule(policy.steps_of(settings.steps), "ode")
     forest = chains(schedule.sigmas, settings.images, np.zeros(schedule.steps, dtype=bool))
     drawn = Noise(settings.seed, _stream(noise), prompts, policy.latent_shape, place_P)
     leaf_LPZ = grow(forest, schedule, handle, conditioning, drawn, role=role).leaf_LPZ
@@ -188,7 +188,7 @@ class Evaluator:
     def _probe_states(self) -> list[tuple[float, Tensor, Tensor]]:
         """Fixed (sigma, states, prompt rows): the base's own samples, noised to a few levels (RULES.md, Evaluation)."""
         count = min(PROBE_PROMPTS, len(self.prompts))
-        schedule = make_schedule(self._policy.grid(self._settings.steps), "ode")
+        schedule = make_schedule(self._policy.steps_of(self._settings.steps), "ode")
         forest = chains(schedule.sigmas, 1, np.zeros(schedule.steps, dtype=bool))
         noise = Noise(self._settings.seed, EVALUATION + PROBE, self.prompts[:count], self._policy.latent_shape)
         prompt_B = torch.arange(count, device=self._policy.device)

@@ -90,7 +90,7 @@ def drawn(session: Session, conditioning: Conditioning, x_BZ: Tensor) -> Tensor:
     The engine's deterministic step, one graph a step; nothing is charged to the session's ledger.
     """
     settings, policy = session.config.evaluation, session.policy
-    schedule = make_schedule(policy.grid(settings.steps), "ode")
+    schedule = make_schedule(policy.steps_of(settings.steps), "ode")
     handle = Metered(policy, Ledger(), guidance=settings.guidance, batch=len(x_BZ))
     regime_T = handle.regimes(schedule.sigmas[:-1])
 

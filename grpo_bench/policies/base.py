@@ -73,6 +73,20 @@ class Policy(ABC):
             UserError: the model's noise schedule has no such grid.
         """
 
+    def steps_of(self, steps: int) -> Grid:
+        """`grid`, held to the number of steps that plans and costs are made of.
+
+        Raises:
+            UserError: it has another; or as `grid`.
+        """
+        grid = self.grid(steps)
+        if len(grid.sigmas) != steps + 1:
+            raise UserError(
+                f"policy {self.name!r} gave a grid of {len(grid.sigmas)} points for {steps} steps, which have "
+                f"{steps + 1}; mend its `grid`"
+            )
+        return grid
+
     def signal_and_noise(self, sigma: float) -> tuple[float, float]:
         """Coefficients of x0 and eps in the state at `sigma`: 1-s and s for a velocity model."""
         return 1 - sigma, sigma

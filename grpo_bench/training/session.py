@@ -123,7 +123,7 @@ def _build(prepared: Prepared, device: torch.device, ledger: Ledger, ranks: Rank
     train = told_apart(policy, prompts)
     training = config.training
     handle = Metered(policy, ledger, guidance=config.sampling.guidance, batch=training.rollout_batch)
-    schedule = sampling_schedule(config.sampling, policy.grid)
+    schedule = sampling_schedule(config.sampling, policy.steps_of)
     evaluator = Evaluator(
         policy,
         Metered(policy, ledger, guidance=config.evaluation.guidance, batch=training.rollout_batch),
