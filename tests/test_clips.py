@@ -20,6 +20,7 @@ from torch import Tensor
 from grpo_bench.analysis.panels import panels
 from grpo_bench.config import RunConfig, build
 from grpo_bench.errors import UserError
+from grpo_bench.evaluation.compare import compare
 from grpo_bench.evaluation.diversity import features, tripwires
 from grpo_bench.evaluation.evaluator import to_bytes, to_images
 from grpo_bench.evaluation.rescore import rescore, score_section
@@ -31,7 +32,8 @@ from grpo_bench.reward import Reward, RewardConfig
 from grpo_bench.store.images import load_images, save_images, stored_fps
 from grpo_bench.store.run import RunStore, point_name
 from grpo_bench.training.prepare import identify
-from grpo_bench.training.session import open_session
+from grpo_bench.training.run import stored_config
+from grpo_bench.training.session import load_policy, open_session
 from grpo_bench.workloads.gaussian.policy import GaussianPolicy
 
 CPU = torch.device("cpu")
@@ -171,6 +173,11 @@ def test_pages_show_frames_of_a_clip_side_by_side(tmp_path: Path) -> None:
     for place, frame in enumerate((0, 2, 3, 5)):
         columns = slice(place * SIDE, (place + 1) * SIDE)
         np.testing.assert_array_equal(first.images_PIHWC[1, 0, :, columns], stored[2, frame])
+    wanted = stored_config(store)
+    policy = load_policy(wanted, CPU)
+    base, trained = compare(store, wanted, policy, tuple(store.load_prompts()), images=2, seed=0)
+    np.testing.assert_array_equal(base, first.images_PIHWC)
+    assert trained.shape == base.shape and (trained != base).any()
 
 
 # -- rewards -------------------------------------------------------------------------------------------------------

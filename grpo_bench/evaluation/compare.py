@@ -8,6 +8,7 @@ from grpo_bench.config import EvaluationSection, RunConfig
 from grpo_bench.errors import UserError
 from grpo_bench.evaluation.diversity import Images
 from grpo_bench.evaluation.evaluator import sample
+from grpo_bench.media import as_shown
 from grpo_bench.metering.ledger import Ledger
 from grpo_bench.policies.base import Policy
 from grpo_bench.sampling.handle import Metered
@@ -21,7 +22,7 @@ def compare(
 ) -> tuple[Images, Images]:
     """(base, trained) images, each (P, I, H, W, 3) uint8, the trained ones from the weights that were evaluated.
 
-    `policy` arrives as the base and leaves as the trained one.
+    Of clips, what a page shows of them. `policy` arrives as the base and leaves as the trained one.
 
     Raises:
         UserError: the run has no checkpoint yet.
@@ -39,9 +40,10 @@ def compare(
     handle = Metered(policy, Ledger(), guidance=settings.guidance, batch=config.training.rollout_batch)
 
     def draw() -> Images:
-        return sample(
-            policy, handle, conditioning, prompts, settings, decode_batch=config.training.decode_batch, role="eval"
-        )
+        batch = config.training.decode_batch
+        drawn = sample(policy, handle, conditioning, prompts, settings, decode_batch=batch, role="eval")
+        shown_B = as_shown(drawn.reshape(-1, *drawn.shape[2:]))
+        return shown_B.reshape(*drawn.shape[:2], *shown_B.shape[1:])
 
     base = draw()
     policy.restore(checkpoint.path)
