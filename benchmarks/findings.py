@@ -143,6 +143,8 @@ def gaps(folder: Mapping[str, Study], figures: Mapping[str, ViewSummary | None],
     ):
         if figures.get(name) is None:
             yield f"{what} (`grpo-bench sweep {name}`)."
+        elif folder[name].missing:
+            yield f"{what}: {len(folder[name].missing)} of its runs (`grpo-bench sweep {name}`)."
 
 
 def main() -> None:

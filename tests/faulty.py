@@ -24,6 +24,7 @@ from grpo_bench import (
     branching,
     chains,
     leaf_credit,
+    trunk,
     zscore,
 )
 from grpo_bench_methods.nft import DiffusionNFT
@@ -80,6 +81,48 @@ class Siblings(Tree):
             if len(children) > 1:
                 found_NP[children] = zscore(value_NP[children])
         return found_NP
+
+
+class Strided(Method[MethodConfig]):
+    """A trunk whose children are finished on the grid and on every second point of it; the default credit. Sound."""
+
+    name = "sound-strided"
+
+    def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
+        return trunk(schedule.sigmas, {0: 3, 2: 3}, stride=(1, 2))
+
+
+class StridedEnds(Method[MethodConfig]):
+    """Chains whose ends jump, three points at once, with the default credit. Sound as well."""
+
+    name = "sound-jumps"
+
+    def plan(self, iteration: int, rng: np.random.Generator, schedule: Schedule) -> Forest:
+        return chains(schedule.sigmas, 4, np.arange(schedule.steps) < 3, stride=3)
+
+
+class StridedAnotherSplit(Strided):
+    """The children of one split have the advantages of the other's."""
+
+    name = "strided-another-split"
+
+    def credit(self, rollout: Rollout) -> Credit:
+        advantage_NP = super().credit(rollout).advantage_NP
+        trained_E = rollout.forest.trained_edges_E
+        advantage_NP[trained_E] = advantage_NP[trained_E[::-1]]
+        return undeclared(rollout, advantage_NP)
+
+
+class StridedFineEnds(Strided):
+    """An edge is credited by its last image alone: of the ways in which it is finished, one counts."""
+
+    name = "strided-one-end"
+
+    def credit(self, rollout: Rollout) -> Credit:
+        forest = rollout.forest
+        score_LP = zscore(rollout.combined(lambda reward_LP: reward_LP))
+        last_N = forest.fold(np.maximum, np.arange(forest.images)[:, None].astype(float), -1.0)[:, 0].astype(int)
+        return undeclared(rollout, score_LP[last_N])
 
 
 # Credit that is not that of an edge's own descendants ----------------------------------------------------------------

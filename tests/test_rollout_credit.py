@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from forest_strategy import forests
+from hypothesis import given
 
 from grpo_bench.config import validated
 from grpo_bench.forest.builders import branching, chains
@@ -76,6 +78,21 @@ def test_prompts_in_another_order_get_the_same_credit(name: str, settings: dict[
     before = credit(method, forest, rewards(forest)).advantage_NP
     after = credit(method, forest, rewards(forest)[:, order]).advantage_NP
     np.testing.assert_allclose(after, before[:, order], rtol=0, atol=1e-12)
+
+
+@given(forest=forests())
+def test_a_declared_depth_sums_to_zero_in_any_forest(forest: Forest) -> None:
+    """Where nodes have different numbers of leaves, or leaves jump the depth, nothing is declared."""
+    rollout = Rollout(forest, {"r": rewards(forest)}, np.zeros((forest.nodes, PROMPTS)), prompts=("a",) * PROMPTS)
+    found = leaf_credit(rollout)
+    for depth in range(1, forest.steps + 1):
+        node_D = forest.nodes_at(depth)
+        counts = set(forest.leaf_count_N[node_D].tolist())
+        whole = forest.leaf_count_N[node_D].sum() == forest.images and len(counts) == 1
+        assert (found.group_NP[node_D] == (depth if whole else -1)).all()
+        if whole:
+            np.testing.assert_allclose(found.advantage_NP[node_D].sum(axis=0), 0, atol=1e-9)
+    assert (found.group_NP[: forest.roots] == -1).all()
 
 
 @EVERY_METHOD

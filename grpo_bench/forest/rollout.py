@@ -139,8 +139,17 @@ def back_up(forest: Forest, leaf_LP: Floats, weight_NP: Floats | None = None) ->
 
 
 def by_depth(forest: Forest, prompts: int) -> Ints:
-    """Group ids (N, P) that put all edges into one depth together; -1 at the roots, which no edge leads to."""
-    group_N = np.where(forest.depth_N > 0, forest.depth_N, -1).astype(np.int64)
+    """Group ids (N, P) that put all edges into one depth together, where these share all leaves out evenly.
+
+    Then the means of leaves' z-scores sum to zero. Elsewhere (trunks of different branches, ends that jump the depth)
+    they do not, and no group is declared: -1, as at the roots, which no edge leads to.
+    """
+    group_N = np.full(forest.nodes, -1, dtype=np.int64)
+    for depth in range(1, forest.steps + 1):
+        node_D = forest.nodes_at(depth)
+        count_D = forest.leaf_count_N[node_D]
+        if count_D.sum() == forest.images and (count_D == count_D[0]).all():
+            group_N[node_D] = depth
     return np.repeat(group_N[:, None], prompts, axis=1)
 
 
@@ -150,7 +159,7 @@ def leaf_credit(
     """The usual credit: z-score the leaves of a prompt, give every edge the mean of its descendants' scores.
 
     On a chain that is the leaf's own z-score on every edge (DanceGRPO, Flow-GRPO, MixGRPO); on a tree it is
-    TreeGRPO's backup. Edges of one depth sum to zero where every node of that depth has as many leaves.
+    TreeGRPO's backup. Edges of one depth are a group where they sum to zero (`by_depth`).
     """
 
     def advantage(reward_LP: Floats) -> Floats:
