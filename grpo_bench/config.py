@@ -33,6 +33,8 @@ Table = dict[str, object]
 MANY = 1 << 16
 """More prompts, images or pixels a side than anybody means to ask for."""
 LONGEST_PROMPT = 10_000
+LONGEST_SAID = 200
+"""Of a refused value, how much a sentence repeats."""
 DEEPEST = 64
 LONGEST_REWARDS = 500
 """Of the text that names rewards and their weights."""
@@ -467,7 +469,9 @@ def validated(model: type[M], table: Mapping[str, object], where: str = "") -> M
         if model is RunConfig and loc[0] == "budget" and len(loc) > 1 and first["type"] == "literal_error":
             raise UserError(f"no budget is named {loc[1]!r}; {nearest(loc[1], BUDGET_KINDS)}") from error
         reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{key} = {first['input']!r} is not allowed: {reason[0].lower()}{reason[1:]}") from error
+        given = repr(first["input"])
+        given = given if len(given) <= LONGEST_SAID else f"{given[:LONGEST_SAID]} ..."
+        raise UserError(f"{key} = {given} is not allowed: {reason[0].lower()}{reason[1:]}") from error
 
 
 def _near_key(model: type[BaseModel], loc: Sequence[str], where: str) -> str:

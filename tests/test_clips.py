@@ -264,6 +264,19 @@ def test_damaged_clips_are_refused(tmp_path: Path) -> None:
     assert load_images(path).shape == (3, FRAMES, 4, 4, 3)
 
 
+class Rateless(Tall):
+    """Clips at no rate."""
+
+    name = "rateless"
+    fps = 0.0
+
+
+def test_clips_without_a_rate_are_refused(tmp_path: Path) -> None:
+    POLICIES.add("rateless", lambda: Rateless, origin=__file__)
+    with pytest.raises(UserError, match=r"'rateless' says that it draws clips at fps = 0, and decodes to shape \(4, 6"):
+        run(config("flat", tmp_path, policy="rateless"), tmp_path / "runs")
+
+
 class Coarse(Tall):
     """A policy whose grid has a step less than it was asked for."""
 

@@ -229,16 +229,20 @@ def _config(text: str) -> Config:
     A label's seeds differ in what stands above the tables alone, and these are most of the text: each is parsed once.
     """
     top, bracket, tables = text.partition("\n[")
-    try:
-        top_of, tables_of = parse_toml(top), _tables(bracket + tables)
-        return {**top_of, **tables_of} if top_of.keys().isdisjoint(tables_of) else {}
-    except (ValueError, RecursionError):
-        return {}
+    above, below = _table(top), _tables(bracket + tables)
+    return {**above, **below} if above and below and above.keys().isdisjoint(below) else _table(text)
 
 
 @lru_cache(maxsize=1024)
 def _tables(text: str) -> Config:
-    return parse_toml(text)
+    return _table(text)
+
+
+def _table(text: str) -> Config:
+    try:
+        return parse_toml(text)
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _not_over(views: Iterable[View]) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def sample(
     if not bool(torch.isfinite(leaf_LPZ).all()):
         raise Diverged("the policy gave a NaN or Inf while sampling evaluation images")
     latent_BZ = leaf_LPZ.transpose(0, 1).flatten(0, 1)
-    pixels = [to_bytes(policy.decode(chunk)) for chunk in latent_BZ.split(decode_batch)]
+    pixels = [to_bytes(policy.media_of(chunk)) for chunk in latent_BZ.split(decode_batch)]
     return np.concatenate(pixels).reshape(-1, settings.images, *pixels[0].shape[1:])
 
 

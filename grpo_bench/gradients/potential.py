@@ -51,7 +51,7 @@ def _at(session: Session, rewards: Rewards, index_P: np.ndarray, point: int) -> 
     conditioning = session.encoded.rows(index_P)
     latent_BZ = grow(forest, schedule, handle, conditioning, noise, role="eval").leaf_LPZ.flatten(0, 1)
     batch = session.config.training.decode_batch
-    pixels = np.concatenate([to_bytes(policy.decode(chunk)) for chunk in latent_BZ.split(batch)])
+    pixels = np.concatenate([to_bytes(policy.media_of(chunk)) for chunk in latent_BZ.split(batch)])
     media_B, names = to_images(pixels, policy.device), prompts * forest.images
     return {
         name: values.reshape(TRUNKS, CHILDREN, len(prompts))

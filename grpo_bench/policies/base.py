@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from grpo_bench.config import ModelSection
 from grpo_bench.errors import UserError
 from grpo_bench.forest.schedule import Grid, Prediction
-from grpo_bench.media import Media
+from grpo_bench.media import Media, kind_of
 from grpo_bench.policies.copies import WeightCopy
 from grpo_bench.policies.texts import Reading, Tokenizer, fixed_batches, read, visiting
 from grpo_bench.sampling.handle import Conditioning, Regime
@@ -126,6 +126,20 @@ class Policy(ABC):
     @abstractmethod
     def decode(self, latent_BZ: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1], fp32, or clips (B, F, 3, H, W), as `media` says."""
+
+    def media_of(self, latent_BZ: Tensor) -> Tensor:
+        """`decode`, held to what `media` says.
+
+        Raises:
+            UserError: it gives the other, or clips whose rate nobody knows.
+        """
+        media_B = self.decode(latent_BZ)
+        if kind_of(media_B) != self.media or (self.media == "clips") != (self.fps > 0):
+            raise UserError(
+                f"policy {self.name!r} says that it draws {self.media} at fps = {self.fps:g}, and decodes to shape "
+                f"{tuple(media_B.shape)}; pictures are (B, 3, H, W) without a rate, clips (B, F, 3, H, W) with one"
+            )
+        return media_B
 
     @property
     def denoiser(self) -> ModelMixin:

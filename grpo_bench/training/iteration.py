@@ -164,7 +164,7 @@ def decoded_and_judged(
     scoring = Scoring(rewards, list(prompts) * leaves)
     for chunk_BZ in leaf_LPZ.flatten(0, 1).split(decode_batch):
         with ledger.phase("decode"):
-            media_B = policy.decode(chunk_BZ)
+            media_B = policy.media_of(chunk_BZ)
             ledger.count("decodes", len(media_B))
             ledger.count("images", len(media_B))
         with ledger.phase("reward"):
