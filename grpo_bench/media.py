@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -41,5 +40,7 @@ def as_shown(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What a page shows of clips (B, F, H, W, 3): a few frames side by side, (B, H, n W, 3); pictures as they are."""
     if kind_of(pixels) == "pictures":
         return pixels
+    import numpy as np
+
     places = evenly(pixels.shape[1], SHOWN)
     return np.concatenate([pixels[:, place] for place in places], axis=2)
