@@ -33,6 +33,7 @@ Table = dict[str, object]
 MANY = 1 << 16
 """More prompts, images or pixels a side than anybody means to ask for."""
 LONGEST_PROMPT = 10_000
+"""Of a negative prompt; no text encoder reads so much."""
 LONGEST_SAID = 200
 """Of a refused value, how much a sentence repeats."""
 DEEPEST = 64

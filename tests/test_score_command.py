@@ -26,6 +26,26 @@ from grpo_bench.training.run import resume, stored_config
 
 PROMPTS = ["a red circle", "a blue square"]
 RUN = "shapes-tree-s0-0123456789"
+LEVEL = """
+import torch
+
+from grpo_bench import Reward, RewardConfig
+
+
+class LevelConfig(RewardConfig):
+    level: float
+
+
+class Level(Reward[LevelConfig]):
+    '''One score for all, which has no default.'''
+
+    name = "level"
+    Config = LevelConfig
+    range = (0.0, 1.0)
+
+    def score(self, images_BCHW, prompts):
+        return torch.full((len(prompts),), self.config.level)
+"""
 BRIGHT = """
 from pathlib import Path
 
@@ -224,6 +244,15 @@ def test_where_a_score_comes_from_is_recorded(store: RunStore, bright: str, tmp_
     weights.write_bytes(b"abd")
     said = sentence(cli_here("score", RUN, "--reward", "bright", "--plugin", bright, "--set", file))
     assert "heldout/bright exists" in said and "with other weights" in said
+
+
+def test_a_reward_that_must_be_told_a_setting_scores_too(store: RunStore, tmp_path: Path) -> None:
+    plugin = tmp_path / "level.py"
+    plugin.write_text(LEVEL, encoding="utf-8")
+    words = ["score", RUN, "--reward", "level", "--plugin", str(plugin), "--set", "reward.level.level=0.25"]
+
+    assert cli_here(*words).returncode == 0
+    assert held_out(store, "heldout/level") == [0.25, 0.25]
 
 
 def test_a_column_of_before_a_setting_existed_has_its_default(store: RunStore) -> None:

@@ -276,10 +276,8 @@ def _curve(
 
 def _without_empty(points: pd.DataFrame) -> pd.DataFrame:
     """The columns in which there is a number."""
-    there = points.notna().to_numpy()
-    if there.all():
-        return points
-    return points.dropna(axis=1, how="all")
+    full = bool(points.notna().to_numpy().all())
+    return points if full else points.dropna(axis=1, how="all")  # which takes a millisecond, of ten thousand runs each
 
 
 def _part(record: RunRecord, points: pd.DataFrame) -> Part:

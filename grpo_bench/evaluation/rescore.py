@@ -144,7 +144,7 @@ class _Job:
         settings = reward.config.model_dump(mode="json")
         if old is not None and old.reward != reward.name:
             return None
-        self._refuse(reward.name, _changed_setting(old, settings, type(reward.config)().model_dump(mode="json")))
+        self._refuse(reward.name, _changed_setting(old, settings))
         if all(f"{PREFIX}{reward.name}" in scores.values.get(key, {}) for key in self._keys):
             return None
         weights, source = fingerprints(reward), sources_of(type(reward)).digest()
@@ -238,16 +238,14 @@ def _columns(scores: Scores, reward: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for one in scores.passes if one.reward == reward for name in one.columns))
 
 
-def _changed_setting(
-    old: ScorePass | None, settings: Mapping[str, JsonValue], defaults: Mapping[str, JsonValue]
-) -> str:
+def _changed_setting(old: ScorePass | None, settings: Mapping[str, JsonValue]) -> str:
     """The first setting in which two passes of one reward would give other numbers, as a clause; empty if none.
 
-    A setting that there was not yet had its default.
+    What every reward has to set, and had not yet when the old pass was made, had its default.
     """
     if old is None:
         return ""
-    then = {**defaults, **old.settings}
+    then = {**RewardConfig().model_dump(mode="json"), **old.settings}
     for key in {**then, **settings}:
         if key not in INDIFFERENT and then.get(key) != settings.get(key):
             return f"{key} = {then.get(key)!r}, not {settings.get(key)!r}"
