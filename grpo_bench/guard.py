@@ -32,14 +32,20 @@ _page = mmap.mmap(-1, 1 + _NOTE)
 def calling(plugin: str, failed: str = "failed", kind: type[Exception] = PluginFailed) -> Iterator[None]:
     """Around the code of `plugin`, such as `reward 'hps'`; raises a `kind` instead of what no person should read.
 
+    A process that the code has forked, and that comes back from it, ends here: the command goes on in one process.
+
     Raises:
         PluginFailed: the code raised anything, `SystemExit` too.
     """
-    before, folder = _whose(), _folder()
+    before, folder, process = _whose(), _folder(), os.getpid()
     _note(plugin)
     try:
         with redirect_stdout(sys.stderr):  # standard output is for results
-            yield
+            try:
+                yield
+            finally:
+                if os.getpid() != process:
+                    os._exit(0)
     except _MEANT:
         raise
     except KeyboardInterrupt as error:

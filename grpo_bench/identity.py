@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_bench.config import RunConfig, Table
+from grpo_bench.config import RunConfig, validated
 from grpo_bench.errors import UserError
 from grpo_bench.guard import calling
-from grpo_bench.policies.files import model_files
+from grpo_bench.policies.files import config_text, model_files
 from grpo_bench.registry import METHODS, POLICIES, WORKLOADS
 from grpo_bench.rewarding.weights import fingerprints, sha256
+from grpo_bench.run_id import REWARD_PLACES
 from grpo_bench.sources import Sources, sources_of
 from grpo_bench.store.names import check_text
 from grpo_bench.versions import NUMERICS_VERSION
@@ -27,10 +28,6 @@ from grpo_bench.versions import NUMERICS_VERSION
 if TYPE_CHECKING:
     from grpo_bench.reward import Reward, RewardConfig
     from grpo_bench.store.record import RunRecord
-
-MODEL_PLACES = ("path", "revision", "variant")
-REWARD_PLACES = ("path", "python")
-"""Settings that say where content lies; the content itself is hashed."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +90,16 @@ def outcome_hashes(
     Raises:
         UserError: a reward's weights cannot be had, or a plugin has no source.
     """
+    method = METHODS.get(config.method.name)
+    settings = validated(method.Config, config.method.settings, "method")
     hashes = {
         **base_hashes(config, base),
         "prompts": _prompts_digest(prompts),
-        **_source("method", sources_of(METHODS.get(config.method.name))),
+        **_source("method", sources_of(method, settings=settings)),
         **_source("workload", sources_of(WORKLOADS.get(config.workload))),
     }
     for name, reward in rewards.items():
-        hashes |= _source(f"reward/{name}", sources_of(type(reward)))
+        hashes |= _source(f"reward/{name}", sources_of(type(reward), settings=reward.config))
         hashes |= {f"reward/{name}/{file}": digest for file, digest in fingerprints(reward).items()}
         hashes |= {f"reward/{name}/{key}": digest for key, digest in _named_files(config, name).items()}
     return hashes
@@ -130,16 +129,14 @@ def base_hashes(config: RunConfig, base: Base) -> dict[str, str]:
 
 
 def content_hash(files: Iterable[Path], folder: Path) -> str:
-    """sha256 over files' contents and their names inside `folder`."""
-    parts = sorted(f"{file.relative_to(folder).as_posix()}\0{sha256(file)}" for file in files)
+    """sha256 over files' contents and their names inside `folder`; of configs, over what they say (`config_text`)."""
+    parts = sorted(f"{file.relative_to(folder).as_posix()}\0{_file_hash(file)}" for file in files)
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
-def run_id(config: RunConfig, hashes: Mapping[str, str]) -> str:
-    """workload-method-sSEED-HASH, where the hash covers the settings that are no place, and all of `hashes`."""
-    parts = [_settings(config), *(f"{name}={digest}" for name, digest in sorted(hashes.items())), NUMERICS_VERSION]
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:10]
-    return f"{config.workload}-{config.method.name}-s{config.seed}"[:53] + f"-{digest}"
+def _file_hash(file: Path) -> str:
+    text = config_text(file)
+    return sha256(file) if text is None else hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def check_unchanged(record: RunRecord, now: Mapping[str, str], doing: str) -> None:
@@ -165,17 +162,6 @@ def check_unchanged(record: RunRecord, now: Mapping[str, str], doing: str) -> No
         if then != digest:
             change = f" ({then} then, {digest} now)" if name.endswith("/libraries") else ""
             raise UserError(f"{record.run} cannot be {doing}: {_said(name)} changed since{change}; run it anew")
-
-
-def _settings(config: RunConfig) -> str:
-    table = config.model_dump(mode="json", exclude_none=True, exclude={"prompts": True, "model": set(MODEL_PLACES)})
-    reward: Table = {
-        key: {own: setting for own, setting in value.items() if not (own in REWARD_PLACES and isinstance(setting, str))}
-        if isinstance(value, Mapping)
-        else value
-        for key, value in config.reward.model_dump(mode="json").items()
-    }
-    return json.dumps(table | {"reward": reward}, sort_keys=True)
 
 
 def _source(name: str, sources: Sources) -> dict[str, str]:

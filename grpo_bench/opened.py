@@ -1,7 +1,8 @@
-"""Which files a plugin opens while it is imported: names that it computes are in no text of its source.
+"""Which files a plugin opens while it is imported or made: names that it computes are in no text of its source.
 
-An audit hook sees every opening of a file in this process (PEP 578). It keeps those that happen while a plugin is being
-loaded and whose caller, past the standard library, lies in no installed library and not in the engine.
+An audit hook sees every opening of a file in this process (PEP 578). It keeps those for reading that happen while a
+plugin is being loaded, or an object of its class made, and whose caller, past the standard library, lies in no
+installed library and not in the engine.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from types import FrameType
 
 @dataclass
 class _Watch:
-    opened: dict[str, dict[str, None]] = field(default_factory=dict)
-    """By the opening file's path, what it opened, in order."""
-    loading: int = 0
+    opened: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
+    """By what was made (empty: an import) and the opening file's path, what it opened, in order."""
+    making: list[str] = field(default_factory=list)
+    """What is being made or loaded, the innermost last."""
     hooked: bool = False
     """A hook cannot be taken away again."""
 
@@ -29,23 +31,35 @@ class _Watch:
 _watch = _Watch()
 
 
+def making(kind: type, settings: object) -> str:
+    """A name for the objects of a class with these settings: what one opens, all of them are taken to open.
+
+    A class may read a file once for all its objects, and which file may depend on the settings.
+    """
+    return f"{kind.__module__}.{kind.__qualname__} {settings!r}"
+
+
 @contextmanager
-def watching() -> Iterator[None]:
-    """Keep what plugins open in the block."""
+def watching(made: str = "") -> Iterator[None]:
+    """Keep what plugins open in the block, as opened by their import, or by objects named `made` (`making`)."""
     if not _watch.hooked:
         sys.addaudithook(_heard)
         _watch.hooked = True
-    _watch.loading += 1
+    _watch.making.append(made)
     try:
         yield
     finally:
-        _watch.loading -= 1
+        _watch.making.pop()
 
 
-def opened_by(source: Path) -> list[Path]:
-    """The files that the code in `source` opened while plugins were loaded: no libraries; compiled code as source."""
+def opened_by(source: Path, made: str = "") -> list[Path]:
+    """The files that the code in `source` opened while plugins were loaded, and while `made` was made: no libraries.
+
+    Compiled code stands for its source.
+    """
     found: dict[Path, None] = {}
-    for name in _watch.opened.get(os.path.realpath(source), {}):
+    caller = os.path.realpath(source)
+    for name in {**_watch.opened.get(("", caller), {}), **_watch.opened.get((made, caller), {})}:
         path = Path(name)
         if path.suffix == ".pyc":
             try:
@@ -58,11 +72,18 @@ def opened_by(source: Path) -> list[Path]:
 
 
 def _heard(event: str, words: tuple[object, ...]) -> None:
-    if not _watch.loading or event != "open" or not isinstance(words[0], str | bytes | os.PathLike):
+    if not _watch.making or event != "open" or not isinstance(words[0], str | bytes | os.PathLike):
+        return
+    _, mode, flags = words
+    if (isinstance(mode, str) and mode[:1] in "wax") or (
+        isinstance(flags, int) and flags & os.O_ACCMODE == os.O_WRONLY
+    ):
         return
     caller = _caller(sys._getframe(1))
     if caller is not None:
-        _watch.opened.setdefault(os.path.realpath(caller), {})[os.path.abspath(os.fsdecode(words[0]))] = None
+        _watch.opened.setdefault((_watch.making[-1], os.path.realpath(caller)), {})[
+            os.path.abspath(os.fsdecode(words[0]))
+        ] = None
 
 
 def _caller(frame: FrameType | None) -> str | None:

@@ -19,13 +19,14 @@ from importlib import metadata
 from pathlib import Path
 
 from grpo_bench.errors import UserError
-from grpo_bench.opened import opened_by
+from grpo_bench.opened import making, opened_by
 from grpo_bench.registry import METHODS, POLICIES, REWARDS, WORKLOADS
 
 ENGINE, DISTRIBUTION = "grpo_bench", "grpo-bench"
 ABOUT = ("README", "LICENSE", "CHANGELOG")
 """Files about a plugin, which change nothing that it computes."""
 MOST_FOLDERS = 64
+IMPORTERS = ("import_module", "__import__", "iter_modules", "walk_packages")
 LONGEST_NAME = 255
 """Of a file; a longer text in a module names none."""
 
@@ -60,8 +61,10 @@ class Sources:
         return ", ".join(f"{name} {version}" for name, version in sorted(self.libraries.items()))
 
 
-def sources_of(kind: type, *, packages: bool = True) -> Sources:
+def sources_of(kind: type, *, settings: object = None, packages: bool = True) -> Sources:
     """Everything outside the engine that makes `kind`: followed from its module and those of its bases.
+
+    With `settings`, also what an object of theirs has read while it was made.
 
     Without `packages`, not through the `__init__` of the packages that they lie in, which may import what is no part of
     it: a package's rewards beside its methods.
@@ -69,7 +72,9 @@ def sources_of(kind: type, *, packages: bool = True) -> Sources:
     Raises:
         UserError: a module of it is in no file, so that no change of it could be seen.
     """
-    found = _Search(own=frozenset([DISTRIBUTION, *_distributions(kind.__module__)]), packages=packages)
+    found = _Search(
+        own=frozenset([DISTRIBUTION, *_distributions(kind.__module__)]), made=making(kind, settings), packages=packages
+    )
     for module in dict.fromkeys(base.__module__ for base in kind.__mro__):
         found.visit(module, root=True)
     if kind.__module__ not in found.modules and not is_engine(kind.__module__):
@@ -85,8 +90,8 @@ def sources_of(kind: type, *, packages: bool = True) -> Sources:
 class _Search:
     """Collects modules; `own` are the plugin's own distributions, which are read although they are installed."""
 
-    def __init__(self, own: frozenset[str], *, packages: bool) -> None:
-        self._own, self._packages = own, packages
+    def __init__(self, own: frozenset[str], *, made: str, packages: bool) -> None:
+        self._own, self._made, self._packages = own, made, packages
         self.modules: dict[str, Path] = {}
         self.files: dict[str, Path] = {}
         self.libraries: dict[str, str] = {}
@@ -114,16 +119,27 @@ class _Search:
                 for imported in _absolute(_scan(path).imports, _package(name, path)):
                     for end in range(imported.count(".") + 1):  # importing a.b.c runs a and a.b too
                         self.visit(".".join(imported.split(".")[: end + 1]))
+                self._all_beside(name, path)
                 self._name_files(name, path)
                 self._opened_files(name, path)
 
     def _opened_files(self, module: str, path: Path) -> None:
         """What the module opened while it was loaded, under names that it computed: tables, and modules as modules."""
-        for file in opened_by(path):
+        for file in opened_by(path, self._made):
             if file.suffix == ".py" and (name := _module_of(file)):
                 self.visit(name)
             elif file not in self.files.values() and file not in self.modules.values():
-                self.files[f"{module}:{os.path.relpath(file, path.parent)}"] = file
+                inside = file.is_relative_to(path.parent)  # elsewhere its place is no part of what it holds
+                label = f"{module}:{os.path.relpath(file, path.parent) if inside else f'/{file.name}'}"
+                self.files[label if label not in self.files else f"{label} {len(self.files)}"] = file
+
+    def _all_beside(self, name: str, path: Path) -> None:
+        """A module in a package that imports under names it computes may import any module of that package."""
+        package = _package(name, path)
+        if package and _scan(path).computed:
+            for file in sorted(path.parent.rglob("*.py")):
+                inner = file.relative_to(path.parent).with_suffix("").parts
+                self.visit(".".join([package, *(inner[:-1] if inner[-1] == "__init__" else inner)]))
 
     def _name_files(self, module: str, path: Path) -> None:
         for text, file in _named(path):
@@ -141,6 +157,8 @@ class _Scan:
 
     imports: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    computed: bool = False
+    """Whether it imports under names that are in no text of it."""
 
 
 def _digest(path: Path) -> str:
@@ -172,7 +190,8 @@ def _scanned(source: bytes) -> _Scan:
         return _Scan()
     texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
     short = (text for text in texts if 0 < len(text.encode(errors="replace")) <= LONGEST_NAME and "\0" not in text)
-    return _Scan(tuple(dict.fromkeys(name for node in nodes for name in _imported(node))), tuple(dict.fromkeys(short)))
+    imports = dict.fromkeys(name for node in nodes for name in _imported(node))
+    return _Scan(tuple(imports), tuple(dict.fromkeys(short)), any(map(_imports_computed, nodes)))
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
@@ -201,6 +220,13 @@ def _imported(node: ast.AST) -> Iterator[str]:
             args=[ast.Constant(value=str(name)), *_],
         ) if name:
             yield name
+
+
+def _imports_computed(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=given) if name in IMPORTERS:
+            return not given or not isinstance(given[0], ast.Constant)
+    return False
 
 
 def _absolute(names: tuple[str, ...], package: str) -> Iterator[str]:

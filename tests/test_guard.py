@@ -210,3 +210,19 @@ def test_an_interrupt_passes_and_says_where_it_came() -> None:
 
     assert interrupted_in(caught.value) == " in reward 'r'"
     assert interrupted_in(KeyboardInterrupt()) == ""
+
+
+@pytest.mark.parametrize("deed", ["pass", "sys.exit(0)", "raise ValueError('x')", "sys.exit(3)"])
+def test_a_process_that_a_plugin_forks_never_goes_on_as_the_command(deed: str) -> None:
+    left, out, err = ended(
+        f"""
+with calling("reward 'x'"):
+    if os.fork() == 0:
+        {deed}
+    else:
+        os.wait()
+print("one line", flush=True)
+sys.exit(0)"""
+    )
+
+    assert (left, out, err) == (0, "one line\n", "")

@@ -12,7 +12,9 @@ from running import ROOT, Make, Watcher, cli_here, run, sentence
 from test_run import METHOD, REWARD
 
 from grpo_bench import sources
-from grpo_bench.config import RunConfig, validated
+from grpo_bench.bundles.verify import verify_bundle
+from grpo_bench.bundles.write import write_bundle
+from grpo_bench.config import RewardSection, RunConfig, validated
 from grpo_bench.errors import UserError
 from grpo_bench.identity import _prompts_digest as outcome_prompts
 from grpo_bench.registry import METHODS, REWARDS, load_plugin
@@ -141,9 +143,25 @@ def test_changed_content_of_any_component_is_another_run(make: Make, model: Path
     before = identify(config)
     path = next(model.glob(file), None) or next((model / file.partition("/")[0]).iterdir())
 
-    path.write_bytes(path.read_bytes() + b"\n")
+    if path.suffix == ".json":
+        path.write_text(json.dumps({**json.loads(path.read_text()), "another": 1}))
+    else:
+        path.write_bytes(path.read_bytes() + b"\n")
 
     assert identify(config).run != before.run
+
+
+@pytest.mark.parametrize("file", ["model_index.json", "transformer/config.json", "scheduler/scheduler_config.json"])
+def test_where_a_config_was_loaded_from_and_how_it_is_laid_out_is_no_content(
+    make: Make, model: Path, file: str
+) -> None:
+    config, path = named(make(), model), model / file
+    before = identify(config)
+    said = json.loads(path.read_text())
+
+    path.write_text(json.dumps({"_name_or_path": "/elsewhere", **dict(reversed(said.items()))}))
+
+    assert identify(config).run == before.run
 
 
 def test_an_edited_plugin_is_another_run_whatever_its_kind(
@@ -277,6 +295,23 @@ def test_settings_that_were_changed_in_a_stored_run_are_found(make: Make, result
     assert run(make(), results, again=True).fresh
 
 
+@pytest.mark.parametrize(("was", "now"), [("learning_rate = 0.001", "learning_rate = 0.5"), ("flat", "tree")])
+def test_settings_that_were_changed_in_a_stored_run_make_no_intact_bundle(
+    make: Make, results: Path, tmp_path: Path, was: str, now: str
+) -> None:
+    store = run(make(), results).store
+    write_bundle(results, tmp_path / "sound.zip", "none")
+    assert verify_bundle(tmp_path / "sound.zip").problems == ()
+    path = store.folder / "config.toml"
+    assert was in path.read_text()
+    path.write_text(path.read_text().replace(was, now))
+
+    write_bundle(results, tmp_path / "edited.zip", "none")
+    (problem,) = verify_bundle(tmp_path / "edited.zip").problems
+
+    assert (problem.kind, store.record.run in problem.said) == ("impossible", True)
+
+
 FILES = """
 from pathlib import Path
 from grpo_bench import Reward, RewardConfig
@@ -390,3 +425,50 @@ def test_what_is_shared_between_configs_knows_how_many_prompts_are_reported(make
     assert [len(found.ingredients.prompts["tuning"]) for found in (few, more)] == [4, 3]
     assert few.hashes["prompts"] != more.hashes["prompts"]
     assert trial(2, 5).ingredients is few.ingredients
+
+
+READING = """
+from pathlib import Path
+from grpo_bench import Reward, RewardConfig
+
+class Config(RewardConfig):
+    table: str = "a"
+
+class Reading(Reward[Config]):
+    '''Reads all tables of a folder when it is made.'''
+    name = "reading"
+    Config = Config
+    range = (0.0, 1.0)
+
+    def __init__(self, config):
+        super().__init__(config)
+        folder = Path(__file__).parent / ("tables-" + config.table)
+        self.weight = sum(float(file.read_text()) for file in sorted(folder.iterdir()))
+
+    def score(self, images_BCHW, prompts):
+        return self.weight * images_BCHW.mean(dim=(1, 2, 3))
+"""
+
+
+def test_what_a_plugin_reads_when_it_is_made_is_in_the_id(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "reading.py").write_text(READING)
+    for table in "ab":
+        (tmp_path / f"tables-{table}").mkdir()
+        (tmp_path / f"tables-{table}" / "one.txt").write_text("0.5")
+    load_plugin(str(tmp_path / "reading.py"))
+
+    def run_with(table: str) -> str:
+        reward = {"name": "reading", "reading": {"table": table}}
+        return identify(make().model_copy(update={"reward": validated(RewardSection, reward)})).run
+
+    first, other = run_with("a"), run_with("b")
+    assert run_with("a") == first != other
+
+    # when a file is edited, and when one is added
+    (tmp_path / "tables-a" / "one.txt").write_text("-0.5")
+    edited = run_with("a")
+    (tmp_path / "tables-a" / "two.txt").write_text("0.25")
+
+    # then it is another reward where it is read, and no other where it is not
+    assert len({first, edited, run_with("a")}) == 3
+    assert run_with("b") == other

@@ -315,3 +315,36 @@ def test_bf16_rounds_what_is_frozen_only(sd3: Path, sd: Path, load: Callable[...
     frozen = [weight.dtype for weight in rounded.denoiser.parameters() if not weight.requires_grad]
     assert set(frozen) == ({torch.bfloat16} if trainable == "lora" else set())
     assert {weight.dtype for _, weight in rounded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("component", SD3)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64])
+def test_whole_numbers_are_not_taken_for_real_ones(sd3: Path, component: str, dtype: torch.dtype) -> None:
+    """Quantised weights stand for others, by a scale that is in no file of diffusers'."""
+    name = last(load_file(weights(sd3, component)))
+    rewrite(sd3, component, lambda tensors: {**tensors, name: (tensors[name] * 127).to(dtype)})
+
+    said = refusal(lambda: policy(sd3))
+
+    assert f"component {component!r}" in said and f"whole numbers in {name}" in said
+
+
+def test_the_same_holds_for_torchs_own_files(sd3: Path) -> None:
+    rewrite(sd3, "vae", lambda tensors: {name: (value * 127).to(torch.int8) for name, value in tensors.items()})
+    as_bin(sd3, "vae")
+
+    assert re.search(r"whole numbers in \S+ and \d+ more weights", refusal(lambda: policy(sd3)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("scaling_factor", None), ("scaling_factor", "1.5"), ("shift_factor", "0"), ("shift_factor", [1])],
+)
+def test_a_config_with_something_else_for_a_number_is_named(sd3: Path, sd: Path, key: str, value: object) -> None:
+    for model, load in ((sd3, policy), (sd, sd_policy)):
+        file = model / "vae" / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+
+        said = refusal(lambda load=load, model=model: load(model))  # type: ignore[misc]
+
+        assert f"{key} = {value!r}" in said and "vae/config.json" in said

@@ -274,6 +274,15 @@ def test_an_array_of_other_things_is_refused(path: Path, text: str, shown: str) 
     assert "item 1 of" in said and repr(shown) in said
 
 
+@pytest.mark.parametrize("odd", ["null", "3", '{"prompt": "a fox"}'])
+def test_of_an_array_of_texts_the_item_that_is_none_is_named(path: Path, odd: str) -> None:
+    path.write_text(f'["a bear", {odd}, "a cat"]', encoding="utf-8")
+
+    said = refusal(path)
+
+    assert "item 2 of" in said and repr(odd) in said
+
+
 @pytest.mark.parametrize("unseen", ["\ufeff", "\u200b", "\u2060", " \ufeff \u200b"])
 @pytest.mark.parametrize(
     ("name", "form"),

@@ -162,6 +162,17 @@ def test_a_second_time_the_column_is_kept_to_the_byte(store: RunStore, bright: s
     assert (store.folder / SCORES).read_bytes() == before
 
 
+def test_a_column_of_an_edited_reward_is_not_taken_for_its_own(store: RunStore, bright: str) -> None:
+    cli_here("score", RUN, "--reward", "bright", "--plugin", bright)
+    before = (store.folder / SCORES).read_bytes()
+    Path(bright).write_text(Path(bright).read_text() + "# edited\n")
+
+    said = sentence(cli_here("score", RUN, "--reward", "bright", "--plugin", bright))
+
+    assert "with another source of the plugin" in said
+    assert (store.folder / SCORES).read_bytes() == before
+
+
 def test_other_settings_never_overwrite(store: RunStore, bright: str) -> None:
     cli_here("score", RUN, "--reward", "bright", "--plugin", bright)
     before = (store.folder / SCORES).read_bytes()

@@ -50,6 +50,11 @@ def test_true_is_no_number_of_a_plugin_and_stays_what_it_is_where_it_is_meant() 
     [
         (["--steps", "4", "--steps", "5"], "--steps is given 2 times; the last stands: 5"),
         (
+            ["--steps", "5", "--set", "seed=1", "--set", "seed=2"],
+            "--set seed is given 2 times; the last stands: 2",
+        ),
+        (["--steps", "4", "--set", "sampling.steps=5"], "--set sampling.steps=5 stands over --steps"),
+        (
             ["--steps=4", "--json", "--recipe", "controlled", "--steps", "5"],
             "--steps is given 2 times; the last stands: 5",
         ),

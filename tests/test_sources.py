@@ -290,3 +290,34 @@ def test_shipped_plugins_bring_their_own_files_and_the_engine_stands_for_itself(
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    "importing",
+    [
+        "import importlib\n\ndef __getattr__(name):\n    return importlib.import_module(f'pkg.deep._{name}')\n",
+        "from importlib import import_module\n\ndef find(n):\n    return import_module('.deep._' + n, __name__)\n",
+        "import pkgutil\n\nALL = [one.name for one in pkgutil.walk_packages(__path__)]\n",
+    ],
+)
+def test_a_package_that_computes_what_it_imports_may_import_any_module_of_it(
+    tmp_path: Path, load: Load, importing: str
+) -> None:
+    files = {
+        "pkg/__init__": importing,
+        "pkg/own": "import pkg\n" + REWARD,
+        "pkg/deep/__init__": "",
+        "pkg/deep/_far": "",
+    }
+    write(tmp_path, files | {"beside": "OTHER = 1\n"})
+    kind = load("pkg.own")
+
+    assert changed(kind, tmp_path / "pkg" / "deep" / "_far.py", "K = -1.0\n")
+    assert not changed(kind, tmp_path / "beside.py", "OTHER = 2\n")
+
+
+def test_a_file_that_is_written_on_import_is_no_part_of_the_source(tmp_path: Path, load: Load) -> None:
+    write(tmp_path, {"noting": "from pathlib import Path\nPath(__file__ + '.no' + 'te').write_text('x')\n" + REWARD})
+    kind = load("noting")
+
+    assert not changed(kind, tmp_path / "noting.py.note", "another\n")

@@ -15,11 +15,13 @@ import numpy as np
 
 from grpo_bench.analysis.curve import BY_PROMPT_SINCE
 from grpo_bench.analysis.study import Floats
-from grpo_bench.config import parse_rewards
+from grpo_bench.config import RunConfig, parse_rewards, validated
 from grpo_bench.errors import UserError
 from grpo_bench.metering.ledger import CLOCKED_PHASES, COUNTERS, PHASES, ROLES, TRAIN_WEIGHT
 from grpo_bench.registry import REWARDS, WORKLOADS
+from grpo_bench.run_id import run_id
 from grpo_bench.store.points import in_range
+from grpo_bench.versions import NUMERICS_VERSION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +62,7 @@ def impossible(run: StoredRun, ranges: Ranges) -> tuple[str, ...]:
     points = _Points(run)
     if not points.count:
         return ()
-    rules = (_counters, _beginning, _sums, _iterations, _grid, _end, _scores, _shares, _by_prompt)
+    rules = (_own_config, _counters, _beginning, _sums, _iterations, _grid, _end, _scores, _shares, _by_prompt)
     return tuple(said for rule in rules for said in rule(points)) + tuple(_ranges(points, ranges))
 
 
@@ -71,9 +73,9 @@ class _Points:
         self._frame, self.record, self.count = run.points, run.record, len(run.points)
         self.prompt_scores = run.prompt_scores
         try:
-            self._config = tomllib.loads(run.config or "")
+            self.config = tomllib.loads(run.config or "")
         except (ValueError, RecursionError):
-            self._config = {}
+            self.config = {}
 
     def column(self, name: str) -> Floats:
         """Its numbers; NaN where the points have none."""
@@ -87,7 +89,7 @@ class _Points:
 
     def setting(self, table: str, key: str) -> float | None:
         """A number of the config; None where there is none."""
-        inside = self._config.get(table)
+        inside = self.config.get(table)
         value = inside.get(key) if isinstance(inside, dict) else None
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
@@ -102,6 +104,19 @@ class _Points:
         if len(places):
             more = f", and at {len(places) - 1} more points" if len(places) > 1 else ""
             yield f"at iteration {_n(self.column('iteration')[places[0]])} {say(int(places[0]))}{more}"
+
+
+def _own_config(points: _Points) -> Iterator[str]:
+    """A run is named after its settings; one of an older grpo-bench, which hashed less, is let be."""
+    record = points.record
+    if "policy" not in record.hashes or record.numerics_version != NUMERICS_VERSION:
+        return
+    try:
+        own = run_id(validated(RunConfig, points.config), record.hashes)
+    except UserError:  # settings that this grpo-bench does not know
+        return
+    if own != record.run:
+        yield f"its settings and hashes are those of {own}, not of {record.run}"
 
 
 def _counters(points: _Points) -> Iterator[str]:

@@ -25,11 +25,16 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of 
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where torch sees it.")]
 Steps = Annotated[int | None, typer.Option(help="Transitions from noise to image.")]
 
+SETTINGS = {"--method": "method.name", "--reward": "reward.name", "--model": "model.path", "--steps": "sampling.steps",
+            "--workload": "workload", "--prompts": "prompts", "--seed": "seed", "--device": "device"}  # fmt: skip
+"""The setting that an option is short for; `--budget` names its own."""
+
 
 def say_given_twice(command: TyperCommand, ctx: typer.Context, words: Sequence[str]) -> None:
-    """Say on standard error which option with one value is given several times: the last stands, as in any shell tool.
+    """Say on standard error which setting is given several times, as an option, by --set or as both, and what stands.
 
-    What else is wrong with the words, the command says.
+    Of one option the last, as in any shell tool, and --set over an option. What else is wrong with the words, the
+    command says.
     """
     from collections import Counter
 
@@ -43,6 +48,16 @@ def say_given_twice(command: TyperCommand, ctx: typer.Context, words: Sequence[s
         if times > 1:
             said = clean_text(str(values[option.name or ""]), 80)
             typer.echo(f"grpo-bench: {option.opts[0]} is given {times} times; the last stands: {said}", err=True)
+    pairs = [str(word).partition("=") for word in values.get("set_") or ()]
+    last = {key.strip(): clean_text(value, 80) for key, _, value in pairs}
+    for key, times in Counter(key.strip() for key, _, _ in pairs).items():
+        if times > 1:
+            said = clean_text(key, 80)
+            typer.echo(f"grpo-bench: --set {said} is given {times} times; the last stands: {last[key]}", err=True)
+    for option in {one.opts[0]: one for one in options}.values():
+        key = SETTINGS.get(option.opts[0], "")
+        if key in last:
+            typer.echo(f"grpo-bench: --set {key}={last[key]} stands over {option.opts[0]}", err=True)
 
 
 def results_folder(results: Path | None) -> Path:

@@ -145,11 +145,12 @@ class _Job:
         if old is not None and old.reward != reward.name:
             return None
         self._refuse(reward.name, _changed_setting(old, settings))
+        source = sources_of(type(reward), settings=reward.config).digest()
+        self._refuse(reward.name, "another source of the plugin" if old is not None and old.source != source else "")
         if all(f"{PREFIX}{reward.name}" in scores.values.get(key, {}) for key in self._keys):
             return None
-        weights, source = fingerprints(reward), sources_of(type(reward)).digest()
+        weights = fingerprints(reward)
         self._refuse(reward.name, "other weights" if old is not None and old.weights != weights else "")
-        self._refuse(reward.name, "another source of the plugin" if old is not None and old.source != source else "")
         return ScorePass(
             reward=reward.name,
             columns=(),

@@ -13,6 +13,7 @@ from grpo_bench.errors import Diverged, UserError, nearest
 from grpo_bench.forest.rollout import Floats
 from grpo_bench.guard import calling
 from grpo_bench.media import Media
+from grpo_bench.opened import making, watching
 from grpo_bench.registry import REWARDS
 from grpo_bench.reward import Reward, RewardConfig
 from grpo_bench.store.points import in_range
@@ -36,7 +37,7 @@ def make_rewards(names: Sequence[str], section: RewardSection) -> Rewards:
     for name in dict.fromkeys(names):
         kind = REWARDS.get(name)
         settings = validated(kind.Config, section.settings(name), f"reward.{name}")
-        with calling(f"reward {name!r}"):
+        with calling(f"reward {name!r}"), watching(making(kind, settings)):
             made[name] = kind(settings)
     return made
 

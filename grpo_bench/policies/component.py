@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from zipfile import is_zipfile
 
@@ -70,7 +71,7 @@ def _model(
         )
     if (folder / "adapter_config.json").exists():
         raise UserError(f"{what} holds an adapter of peft beside its weights; merge it into them and save the result")
-    _check_files(weights, what)
+    integers = _check_files(weights, what)
     # Mismatched shapes are let through to be told with the rest, in one sentence of ours.
     model, info = kind.from_pretrained(
         str(folder),
@@ -87,6 +88,7 @@ def _model(
     if wrong:
         raise UserError(f"{what} does not have the weights of a {kind.__name__}: it {wrong}; copy the model again")
     assert isinstance(model, nn.Module)
+    _check_kinds(model, integers, what)
     fresh_copy(model)
     return model.eval().requires_grad_(False)
 
@@ -97,9 +99,25 @@ def fresh_copy(module: nn.Module) -> None:
         tensor.data = tensor.data.clone()
 
 
-def _check_files(weights: Weights, what: str) -> None:
-    """Refuse damaged files, and an index that its shards do not bear out: diffusers believes it."""
-    held: set[str] = set()
+def _check_kinds(model: nn.Module, integers: Set[str], what: str) -> None:
+    """Refuse whole numbers where the model has real ones: quantised weights mean other ones."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    real = {name for name, value in model.state_dict().items() if value.is_floating_point()}
+    cast = sorted(name for name in integers if real & {name, f"{prefix}{name}", name.removeprefix(prefix)})
+    if cast:
+        more = f" and {len(cast) - 1} more weights" if cast[1:] else ""
+        raise UserError(
+            f"{what} has whole numbers in {cast[0]}{more}, where the model has real ones; quantised weights are not "
+            "read: give them in fp32, bf16 or fp16"
+        )
+
+
+def _check_files(weights: Weights, what: str) -> frozenset[str]:
+    """Refuse damaged files, and an index that its shards do not bear out: diffusers believes it.
+
+    Returns the names of the tensors that hold whole numbers or truth values.
+    """
+    held: dict[str, bool] = {}
     for file in weights.files:
         try:
             held |= _names(file)
@@ -110,20 +128,24 @@ def _check_files(weights: Weights, what: str) -> None:
                 f"{what} has weights in {file.name} that cannot be read ({why}); copy them again or save them as "
                 "safetensors"
             ) from error
+    integers = frozenset(name for name, real in held.items() if not real)
     if weights.index is None:
-        return
+        return integers
     named = read_json(weights.index)["weight_map"]
     assert isinstance(named, dict)
-    wrong = misfit(named.keys() - held, held - named.keys())
+    wrong = misfit(named.keys() - held.keys(), held.keys() - named.keys())
     if wrong:
         raise UserError(f"{what} does not have the weights that {weights.index.name} lists: it {wrong}; copy it again")
+    return integers
 
 
-def _names(file: Path) -> set[str]:
+def _names(file: Path) -> dict[str, bool]:
+    """The tensors in a file by name, and whether each holds real numbers."""
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as stream:
-            return set(stream.keys())
-    return set(torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file)))
+            return {name: "F" in stream.get_slice(name).get_dtype() for name in stream.keys()}  # noqa: SIM118
+    held = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
+    return {name: not torch.is_tensor(value) or value.is_floating_point() for name, value in held.items()}
 
 
 def _check_vocabulary(kind: type[PreTrainedTokenizerBase], folder: Path, what: str) -> None:

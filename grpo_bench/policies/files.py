@@ -15,6 +15,8 @@ from typing import TypeGuard
 from grpo_bench.errors import UserError
 
 INDEX = "model_index.json"
+ORIGIN = "_name_or_path"
+"""Key of a config under which the libraries note the folder or hub id that it was loaded from."""
 NEVER_READ = ("safety_checker", "feature_extractor", "image_encoder")
 """Components that no policy uses. A checker that blacks images out would be scored as the policy's work."""
 _SETTINGS = (".json", ".txt", ".model", ".jinja")
@@ -62,6 +64,20 @@ def model_files(folder: Path, variant: str = "") -> list[Path]:
     for weights in model_weights(folder, variant).values():
         files += [*([weights.index] if weights.index else []), *weights.files]
     return sorted(files)
+
+
+def config_text(path: Path) -> str | None:
+    """What a config says, as diffusers and transformers write it: keys in order, without where it was loaded from.
+
+    None for another file, and for one that is damaged, which loading refuses.
+    """
+    if path.name != INDEX and not path.name.endswith("config.json"):
+        return None
+    try:
+        said = read_json(path)
+    except UserError:
+        return None
+    return json.dumps({key: value for key, value in said.items() if key != ORIGIN}, indent=2, sort_keys=True) + "\n"
 
 
 def components(folder: Path) -> dict[str, tuple[str, str]]:

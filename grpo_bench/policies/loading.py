@@ -54,12 +54,16 @@ class PipelineFolder(Generic[P]):
         """A component's settings, with its class's defaults for those that its file leaves out.
 
         Raises:
-            UserError: the file is missing or damaged.
+            UserError: the file is missing or damaged, or gives something else where the class has a number.
         """
-        file = getattr(self.classes[name], "config_name", "config.json")
-        parameters = inspect.signature(self.classes[name].__init__).parameters.values()  # type: ignore[misc]
-        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        return defaults | read_json(self.path / name / file)
+        file = self.path / name / getattr(self.classes[name], "config_name", "config.json")
+        parameters = inspect.signature(self.classes[name].__init__).parameters  # type: ignore[misc]
+        defaults = {key: one.default for key, one in parameters.items() if one.default is not one.empty}
+        said = read_json(file)
+        for key, value in said.items():
+            if key in defaults and _no_number(value, defaults[key], parameters[key].annotation):
+                raise UserError(f"{key} = {value!r} in {str(file)!r} is no number; copy the model again")
+        return defaults | said
 
     def load(self, dtypes: Mapping[str, torch.dtype]) -> P:
         """The pipeline in eval mode, each component with exactly the weights of its files; fp32 or what `dtypes` says.
@@ -128,6 +132,13 @@ def precisions(settings: ModelSection, denoiser: str) -> dict[str, torch.dtype]:
         return {}
     frozen = ["text_encoder", "text_encoder_2", "text_encoder_3", *([denoiser] if settings.trainable == "lora" else [])]
     return dict.fromkeys(frozen, torch.bfloat16)
+
+
+def _no_number(value: object, default: object, annotation: object) -> bool:
+    """Whether a setting is something else where its class has a real number, or none."""
+    if not isinstance(default, float) and float not in typing.get_args(annotation):
+        return False
+    return isinstance(value, bool) or not (isinstance(value, int | float) or (value is None and default is None))
 
 
 def _class(library: str, name: str, wanted: object, what: str) -> type:

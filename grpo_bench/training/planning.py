@@ -15,6 +15,7 @@ from grpo_bench.forest.schedule import Grid, Prediction, Schedule
 from grpo_bench.guard import calling
 from grpo_bench.metering.ledger import TRAIN_WEIGHT, BudgetKind, Counts
 from grpo_bench.method import BEHAVIOUR, CURRENT, Draws, ForwardMethod, Method, MethodConfig
+from grpo_bench.opened import making, watching
 from grpo_bench.registry import METHODS
 from grpo_bench.sampling.kernels import KERNELS, make_schedule
 from grpo_bench.sampling.noise import Purpose, generator
@@ -53,7 +54,7 @@ def make_method(config: RunConfig) -> Method[MethodConfig]:
     """
     kind = METHODS.get(config.method.name)
     settings = validated(kind.Config, config.method.settings, "method")
-    with calling(f"method {config.method.name!r}"):
+    with calling(f"method {config.method.name!r}"), watching(making(kind, settings)):
         return kind(settings)
 
 

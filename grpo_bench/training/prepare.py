@@ -12,8 +12,9 @@ from grpo_bench.config import Device, RunConfig
 from grpo_bench.errors import UserError, nearest
 from grpo_bench.evaluation.scoring import Rewards, check_media, make_rewards
 from grpo_bench.guard import calling
-from grpo_bench.identity import Base, find_base, outcome_hashes, placed, run_id
+from grpo_bench.identity import Base, find_base, outcome_hashes, placed
 from grpo_bench.registry import POLICIES, WORKLOADS
+from grpo_bench.run_id import run_id
 from grpo_bench.training.planning import check_plan, make_method
 
 T = TypeVar("T")

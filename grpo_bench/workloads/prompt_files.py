@@ -192,7 +192,11 @@ class PromptFile:
             ) from error
         if not isinstance(items, list):
             raise UserError(f'{self.name} is no JSON array, but {_cut(self._first_line())!r}; write ["a prompt", ...]')
-        if all(isinstance(item, str) for item in items) and not self._column:
+        texts = [isinstance(item, str) for item in items]
+        if any(texts) and not all(texts) and not self._column:
+            odd = texts.index(False)
+            self._refuse(f"item {odd + 1}", f"is {_cut(json.dumps(items[odd]))!r}, and others are texts")
+        if all(texts) and not self._column:
             return (self._row({"prompt": item}, "prompt", f"item {number}") for number, item in enumerate(items, 1))
         return self._objects((f"item {number}", item, json.dumps(item)) for number, item in enumerate(items, 1))
 
