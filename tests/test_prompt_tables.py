@@ -150,7 +150,7 @@ def test_two_columns_that_may_be_the_prompts(tmp_path: Path, name: str, text: st
         ("x.csv", 'prompt,n\n"never closed,1\na dog,2\n', "of prompt file"),
         ("x.csv", "prompt,n\na cat,1\n ,2\n", "line 3 of"),
         ("x.tsv", "prompt\tn\na cat\t1\ta\na dog\t2\n", "line 2 of"),
-        ("x.json", '["a cat", 5]', "item 1 of"),
+        ("x.json", '["a cat", 5]', "item 2 of"),
         ("x.json", '["a cat", " "]', "item 2 of"),
         ("x.json", '[{"prompt": "a cat"}, "a dog"]', "item 2 of"),
         ("x.json", '[{"prompt": "a cat"}, {"text": "a dog"}]', "item 2 of"),

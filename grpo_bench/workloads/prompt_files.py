@@ -194,8 +194,9 @@ class PromptFile:
             raise UserError(f'{self.name} is no JSON array, but {_cut(self._first_line())!r}; write ["a prompt", ...]')
         texts = [isinstance(item, str) for item in items]
         if any(texts) and not all(texts) and not self._column:
-            odd = texts.index(False)
-            self._refuse(f"item {odd + 1}", f"is {_cut(json.dumps(items[odd]))!r}, and others are texts")
+            # The one that is no prompt in any form, or else the first that is of another form than the first item.
+            odd = next(n for n, item in enumerate(items) if texts[n] != texts[0] or not isinstance(item, str | dict))
+            self._refuse(f"item {odd + 1}", f"is {_cut(json.dumps(items[odd]))!r}: all are texts, or all objects")
         if all(texts) and not self._column:
             return (self._row({"prompt": item}, "prompt", f"item {number}") for number, item in enumerate(items, 1))
         return self._objects((f"item {number}", item, json.dumps(item)) for number, item in enumerate(items, 1))
