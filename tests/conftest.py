@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,13 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "results"
     monkeypatch.setenv("GRPO_BENCH_RESULTS", str(folder))
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pareto` without its plots, for tests of what it says: drawing takes most of the time, and has its own tests."""
+    monkeypatch.setattr("grpo_bench.commands.pareto._draw", lambda *_: [])
+    monkeypatch.setattr("grpo_bench.commands.pareto._processes", nullcontext)
 
 
 @pytest.fixture(scope="session")

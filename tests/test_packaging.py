@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MEGABYTE = 1_000_000
-TWO_ITERATIONS = ("--budget", "iterations=2", "--quiet")
+TWO_ITERATIONS = ("--budget", "iterations=2", "--set", "evaluation.prompts=4", "--quiet")
 
 
 def variables() -> dict[str, str]:

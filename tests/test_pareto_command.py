@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tomllib
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -29,13 +28,6 @@ def tree(seed: int, nfe: float) -> float:
 
 def call(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["pareto", *arguments], catch_exceptions=False)
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests of the words and tables draw nothing: drawing has tests of its own, and takes most of the time."""
-    monkeypatch.setattr("grpo_bench.commands.pareto._draw", lambda *_: [])
-    monkeypatch.setattr("grpo_bench.commands.pareto._processes", nullcontext)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -13,6 +13,7 @@ from running import cli_here
 from studies import PROMPTS, write_study
 
 from grpo_bench.analysis.means import ceiling, means
+from grpo_bench.analysis.plots import draw_studies
 from grpo_bench.analysis.report.verdict import contrast_sentence
 from grpo_bench.analysis.study import Study, View, studies
 from grpo_bench.analysis.summary import summaries, summarise
@@ -207,6 +208,7 @@ def test_a_run_that_lost_a_noise_is_in_no_mean(tmp_path: Path) -> None:
     assert (ended.label, ended.seed) == ("tree", 2) and "under 1 of 2 noises" in ended.reason
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_equivalence_is_shown_with_the_p_that_decided_it(tmp_path: Path) -> None:
     alike = lambda label, seed: 0.05 * OFFSET_P * (1 + 0.01 * seed * (label == "tree"))  # noqa: E731
     labels = {"flat": line(0.1), "tree": lambda seed, nfe: line(0.1)(seed, nfe) + (-1) ** seed * 1e-3 * nfe / BUDGET}
@@ -216,7 +218,7 @@ def test_equivalence_is_shown_with_the_p_that_decided_it(tmp_path: Path) -> None
     (contrast,) = summarise(only(studies(tmp_path)[0])).contrasts
     assert contrast.verdict == "no difference that matters"
     assert contrast.decided_by == ("Holm's p of equivalence", contrast.equivalence_p)
-    shown = cli_here("pareto", str(tmp_path), "--format", "png", "-o", str(tmp_path / "plots")).stdout
+    shown = cli_here("pareto", str(tmp_path)).stdout
     assert f"Holm's p of equivalence {contrast.equivalence_p:.3f}"[:-1] in shown or "of equivalence <" in shown
 
 
@@ -284,10 +286,11 @@ def test_a_bundle_carries_prompts_scores_and_finds_one_that_was_changed(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_pareto_and_the_report_say_the_words_and_the_rates(tmp_path: Path) -> None:
     with_trials(tmp_path / "r")
 
-    shown = cli_here("pareto", str(tmp_path / "r"), "--format", "png").stdout
+    shown = cli_here("pareto", str(tmp_path / "r")).stdout
     assert "Better than flat in gold at the full budget: tree (+0.100" in shown
     assert (
         "these prompts, this noise" in shown and "Every label at the learning rate that its own trials chose" in shown
@@ -302,11 +305,12 @@ def test_pareto_and_the_report_say_the_words_and_the_rates(tmp_path: Path) -> No
 
 def test_a_label_that_is_still_in_its_trials_is_drawn_with_the_others(tmp_path: Path) -> None:
     """Given a sweep that was cut off before a label's reported runs, then its trials are shown, and nothing fails."""
-    study(tmp_path, missing=[("tree", seed) for seed in SEEDS])
+    found = study(tmp_path, missing=[("tree", seed) for seed in SEEDS])
 
-    view = only(studies(tmp_path)[0])
+    view = only(found)
     assert view.labels == ("flat",) and set(view.all_labels) == {"flat", "tree"}
-    assert cli_here("pareto", str(tmp_path), "--format", "png", "-o", str(tmp_path / "plots")).returncode == 0
+    drawn = draw_studies([(found, summaries(found))], tmp_path / "plots", ["png"])
+    assert "tuning.png" in {file.name for file in drawn.files}
 
 
 def test_over_workloads_there_is_a_mean_in_shares_of_base_to_ceiling(tmp_path: Path) -> None:
