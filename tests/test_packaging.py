@@ -19,7 +19,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MEGABYTE = 1_000_000
-TWO_ITERATIONS = ("--budget", "iterations=2", "--set", "evaluation.prompts=4", "--quiet")
+SMALL = ("training.prompts=2", "evaluation.prompts=4")
+TWO_ITERATIONS = ("--budget", "iterations=2", *(word for key in SMALL for word in ("--set", key)), "--quiet")
 
 
 def variables() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,18 @@ from grpo_bench.workloads.pretraining.parts import MAX_TOKENS, SHIFT, make_token
 from grpo_bench.workloads.shapes.pretrain import DESIGN
 from grpo_bench.workloads.shapes.scenes import SPLITS, WORDS, prompts
 from grpo_bench.workloads.shapes.workload import MODEL
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_prompts() -> Iterator[None]:
+    """Base scores over 4 held-out prompts: over all of them they take most of the time."""
+
+    def fewer(split: str) -> tuple[str, ...]:
+        return prompts(split)[:4] if split == "heldout" else prompts(split)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("grpo_bench.workloads.shapes.pretrain.prompts", fewer)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +92,9 @@ def test_no_steps_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_fifty_steps_learn_something(tmp_path: Path, made: tuple[Path, Card]) -> None:
-    result = pretrain(DESIGN, tmp_path / "model", steps=50)
-    assert result["vae_steps"] == 50
+def test_a_few_steps_of_the_autoencoder_learn_something(tmp_path: Path, made: tuple[Path, Card]) -> None:
+    result = pretrain(DESIGN, tmp_path / "model", steps=1, vae_steps=12)
+    assert result["vae_steps"] == 12
     assert float(result["vae_mse"]) < 0.8 * float(made[1]["vae_mse"])
 
 
