@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from reward_checkpoints import RewardFiles
     from running import Make
@@ -43,6 +45,20 @@ def unsynced() -> Iterator[None]:
     """No test cuts the power; a kill loses nothing that was written. Waiting for the disk takes 5 to 10 ms a file."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def installed_packages() -> Iterator[None]:
+    """Which package brings which module is read once, not for every folder of a test's that joins sys.path."""
+    original = metadata.packages_distributions
+    read = cache(lambda _places: original())
+
+    def packages() -> Mapping[str, list[str]]:
+        return read(tuple(place for place in sys.path if any(Path(place).glob("*.dist-info"))))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(metadata, "packages_distributions", packages)
         yield
 
 
