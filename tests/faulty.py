@@ -309,6 +309,15 @@ class Address(Chains):
         return 1.0 + np.arange(forest.nodes) % (id(self) // 64 % 97 + 2) / 100
 
 
+class Faint(Chains):
+    """Trains the later half of its steps, and weighs the earlier by next to nothing."""
+
+    name = "faint"
+
+    def weights(self, forest: Forest, schedule: Schedule) -> np.ndarray:
+        return np.where(forest.depth_N <= schedule.steps // 2, 1e-9, 1.0)
+
+
 class ProcessNumber(Chains):
     """The step that the process's number chooses."""
 

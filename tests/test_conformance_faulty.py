@@ -34,6 +34,7 @@ CASES = [
     ("hashed", "process", "process", f"it is another one {PROCESS}"),
     ("set-order", "process", "process", f"it is another one {PROCESS}"),
     ("address", "process", "process", "weights: of iteration"),
+    ("faint", "cost", "weights", "use keep_NP to drop an edge"),
     ("process-number", "process", "process", "plan: of iteration"),
     ("class-memory", "process", "process", "what a module or a class remembers"),
     ("times-ten", "scale", "scale", "a learning rate of the method's own"),

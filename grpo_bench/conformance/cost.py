@@ -22,6 +22,8 @@ from grpo_bench.training.losses.edges import Batch, Diagnostics
 from grpo_bench.training.planning import declared, drawn, draws_of
 
 RANDOM_FORESTS = 40
+LEAST_WEIGHT = 1e-3
+"""Of the mean weight: what is weighed by less is paid for and not trained."""
 NARROW = "a forest and its keep_NP are the whole cost of an iteration, and credit may narrow but not widen it"
 
 
@@ -91,12 +93,15 @@ def _weight_faults(made: Iteration) -> Iterator[str]:
         got = f"shape {weight_N.shape}" if isinstance(weight_N, np.ndarray) else type(weight_N).__name__
         yield f"weights: they are None or an array of one number a node, of shape ({forest.nodes},), not {got}"
         return
-    bad_E = ~(np.isfinite(weight_N[forest.trained_edges_E]) & (weight_N[forest.trained_edges_E] > 0))
-    if bad_E.any():
-        node = int(forest.trained_edges_E[np.argmax(bad_E)])
+    weight_E = weight_N[forest.trained_edges_E]
+    sound_E = np.isfinite(weight_E) & (weight_E > 0)
+    faint_E = ~sound_E if not sound_E.all() else weight_E < LEAST_WEIGHT * weight_E.mean()
+    if faint_E.any():
+        node = int(forest.trained_edges_E[np.argmax(faint_E)])
         yield (
-            f"weights: the weight of the trained edge into node {node} is {weight_N[node]:g}, but weights are positive "
-            "and finite and never prune; use keep_NP to drop an edge, so that it is not paid for either"
+            f"weights: the weight of the trained edge into node {node} is {weight_N[node]:g}, but weights are finite, "
+            f"positive and at least {LEAST_WEIGHT:g} of their mean, and never prune; use keep_NP to drop an edge, so "
+            "that it is not paid for either"
         )
 
 
