@@ -18,8 +18,8 @@ import numpy as np
 
 from grpo_bench.config import RunConfig, parse_rewards
 from grpo_bench.registry import WORKLOADS
-from grpo_bench.store import prompt_scores
 from grpo_bench.store.points import encode
+from grpo_bench.store.prompt_scores import encode as encode_prompt_scores
 from grpo_bench.store.prompt_scores import with_scores
 from grpo_bench.store.record import RunRecord, Status
 from grpo_bench.store.run import POINTS, PROMPT_SCORES, RunStore, point_name
@@ -182,8 +182,8 @@ def _straight(start: float, slope: float) -> Gold:
 def _save_prompt_scores(store: RunStore, rows: Sequence[Row], apart_P: np.ndarray) -> None:
     """Gold and proxy of each prompt under two noises, of which the first is a point's own and the second 0.02 above.
 
-    `apart_P` is how far the prompts are from gold after one evaluation of the network. The file is written once, which
-    takes a fortieth of the time of a run's way, point by point.
+    `apart_P` is how far the prompts are from gold after one evaluation of the network. The file is written once, not
+    point by point as a run has to.
     """
     table = None
     for row, noise in product(rows, range(2)):
@@ -192,7 +192,7 @@ def _save_prompt_scores(store: RunStore, rows: Sequence[Row], apart_P: np.ndarra
         scores = {name: (value or 0.0) + spent_P for name, value in rewards.items()}
         scores["shapes-correctness"] = scores["shapes"]
         table = with_scores(table, int(row["iteration"] or 0), noise, scores)
-    (store.folder / PROMPT_SCORES).write_bytes(prompt_scores.encode(table))
+    (store.folder / PROMPT_SCORES).write_bytes(encode_prompt_scores(table))
 
 
 def curve(own: Spend, gold: Gold, proxy: Gold | None, seed: int, budget: float, every: float) -> list[Row]:

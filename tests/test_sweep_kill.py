@@ -1,4 +1,4 @@
-"""`kill -9` of a tuned sweep at five random moments, then the same command: the table of an uninterrupted one."""
+"""`kill -9` of a sweep at three random moments, then the same command: the table of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,29 @@ from pandas.testing import assert_frame_equal
 from running import command, environment, same_points
 from small_suite import small_suite
 
+from grpo_bench.errors import UserError
 from grpo_bench.store.run import RunStore, run_names
 from grpo_bench.store.suite import read_suite
+
+SUITE = small_suite(
+    "killed", seeds=2, nfe=24000,
+    settings="settings.evaluation.every = 4000\nsettings.training.checkpoint_every = 2",
+)  # fmt: skip
 
 
 def arguments(suite: Path, results: Path) -> list[str]:
     return command("sweep", str(suite), "--results", str(results), "--jobs", "2")
+
+
+def points(results: Path) -> list[int]:
+    """Points of each run there."""
+    counts = []
+    for name in run_names(results):
+        try:
+            counts.append(len(RunStore(results / name).rows()))
+        except UserError:
+            counts.append(0)
+    return counts
 
 
 def ended(results: Path) -> int:
@@ -67,12 +84,32 @@ def carry_out(suite: Path, results: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_sweep_killed_three_times_gives_the_uninterrupted_table(tmp_path: Path) -> None:
+    """Given kills early, amid the runs (of the parent only) and late, when it is given again, then all is equal."""
+    suite = tmp_path / "suite.toml"
+    suite.write_text(SUITE, encoding="utf-8")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    table = carry_out(suite, whole)
+
+    moments = random.SystemRandom()
+    early = after(killed.is_dir, moments.uniform(0, 6))
+    kill_when(early, arguments(suite, killed), tmp_path, group=True)
+    before = sum(points(killed))
+    amid = after(lambda: sum(points(killed)) >= before + 2, moments.uniform(0, 1))
+    kill_when(amid, arguments(suite, killed), tmp_path, group=False)
+    late = after(lambda: ended(killed) >= 1, moments.uniform(0, 3))
+    kill_when(late, arguments(suite, killed), tmp_path, group=True)
+
+    assert carry_out(suite, killed) == table
+    same_results(killed, whole)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_tuned_sweep_killed_five_times_chooses_and_reports_the_same(tmp_path: Path) -> None:
-    """Given kills in the first trials, between trials, at the selection, at the first report and before the end.
-
-    The second kills the sweep alone, whose runs may go on without it.
-    """
+    """Given kills in the first trials, between trials, at the selection, at the first report and before the end."""
     suite = tmp_path / "suite.toml"
     settings = 'protocol = "tuned"\ntuning.seeds = [300]\nsettings.evaluation = { prompts = 4, noises = 2 }'
     suite.write_text(small_suite("killed", settings=settings), encoding="utf-8")
@@ -84,14 +121,14 @@ def test_a_tuned_sweep_killed_five_times_chooses_and_reports_the_same(tmp_path: 
 
     moments = random.SystemRandom()
     reports = [cell.run for cell in record.cells if cell.part == "main"]
-    for happened, within, group in (
-        (lambda: bool(run_names(killed)), 2.0, True),
-        (lambda: ended(killed) >= 2, 1.0, False),
-        (lambda: ended(killed) >= len(trials) - 1, 1.0, True),
-        (lambda: any((killed / run).exists() for run in reports), 0.3, True),
-        (lambda: ended(killed) > len(trials), 0.0, True),
+    for happened, within in (
+        (lambda: bool(run_names(killed)), 2.0),
+        (lambda: ended(killed) >= 2, 1.0),
+        (lambda: ended(killed) >= len(trials) - 1, 1.0),
+        (lambda: any((killed / run).exists() for run in reports), 0.3),
+        (lambda: ended(killed) > len(trials), 0.0),
     ):
-        kill_when(after(happened, moments.uniform(0, within)), arguments(suite, killed), tmp_path, group=group)
+        kill_when(after(happened, moments.uniform(0, within)), arguments(suite, killed), tmp_path, group=True)
 
     assert carry_out(suite, killed) == table
     same_results(killed, whole)

@@ -95,7 +95,8 @@ def _weight_faults(made: Iteration) -> Iterator[str]:
         return
     weight_E = weight_N[forest.trained_edges_E]
     sound_E = np.isfinite(weight_E) & (weight_E > 0)
-    faint_E = ~sound_E if not sound_E.all() else weight_E < LEAST_WEIGHT * weight_E.mean()
+    # against the sum, since of no edge there is no mean
+    faint_E = weight_E * weight_E.size < LEAST_WEIGHT * weight_E.sum() if sound_E.all() else ~sound_E
     if faint_E.any():
         node = int(forest.trained_edges_E[np.argmax(faint_E)])
         yield (
